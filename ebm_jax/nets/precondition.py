@@ -1,0 +1,69 @@
+"""Preconditioning: a denoiser D(x, sigma) from a raw network F(x, level).
+
+    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)
+
+with four functions of sigma (table 1 of arXiv:2206.00364). x is in variance-exploding
+coordinates; the network sees inputs and targets of order one at every level.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from ebm_jax.types import DenoiseFn, Example, Scalar
+
+RawFn = Callable[[Example, Scalar], Example]
+
+
+def edm(raw_fn: RawFn, *, sigma_data: float = 0.5) -> DenoiseFn:
+    """EDM: unit variance of inputs and targets for data of standard deviation `sigma_data`.
+
+    c_skip = sd^2 / (sigma^2 + sd^2), c_out = sigma sd / sqrt(sigma^2 + sd^2),
+    c_in = 1 / sqrt(sigma^2 + sd^2), c_noise = ln(sigma) / 4. With F = 0 it is the
+    exact denoiser of N(0, sd^2 I) data (arXiv:2206.00364).
+
+    Raises:
+        ValueError: if `sigma_data` is not positive.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"`edm` got sigma_data={sigma_data}: give a positive number.")
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        total = sigma**2 + sigma_data**2
+        out = raw_fn(x / jnp.sqrt(total), jnp.log(sigma) / 4)
+        return sigma_data**2 / total * x + sigma * sigma_data / jnp.sqrt(total) * out
+
+    return denoise
+
+
+def ncsn(raw_fn: RawFn) -> DenoiseFn:
+    """NCSNv2: s(x, sigma) = F(x, ln sigma) / sigma, hence D = x + sigma F (arXiv:2006.09011)."""
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        return x + sigma * raw_fn(x, jnp.log(sigma))
+
+    return denoise
+
+
+def vp(raw_fn: RawFn, *, beta_min: float = 0.1, beta_max: float = 20.0) -> DenoiseFn:
+    """Variance preserving: F predicts the noise from x / sqrt(1 + sigma^2) and 999 t.
+
+    D = x - sigma F(x / sqrt(1 + sigma^2), 999 t), t the time at which `noise.vp` has
+    sigma / alpha equal to this sigma (arXiv:2011.13456).
+
+    Raises:
+        ValueError: if not 0 < beta_min < beta_max.
+    """
+    if not 0 < beta_min < beta_max:
+        raise ValueError(
+            f"`vp` got the range {beta_min} to {beta_max}: give 0 < beta_min < beta_max."
+        )
+    slope = beta_max - beta_min
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        integral = jnp.log1p(sigma**2)
+        # The root of beta_min t + slope t^2 / 2 = integral, without cancellation at small t.
+        t = 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * slope * integral))
+        return x - sigma * raw_fn(x / jnp.sqrt(1 + sigma**2), 999 * t)
+
+    return denoise

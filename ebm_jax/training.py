@@ -1,0 +1,150 @@
+"""Training: one pure step, a compiled scan of many, and the loop over scans.
+
+The randomness of example i at step s comes from (seed, s, i) alone, the batch from
+(seed, s): a run that was interrupted continues as if it had not been.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ebm_jax.noise import example_keys
+from ebm_jax.types import PRNGKey, Scalar
+
+Loss = Callable[[Any, PRNGKey, Any], Scalar]
+Metrics = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """Everything that the next step needs.
+
+    Attributes:
+        params: the network's parameters.
+        opt_state: the optimiser's state.
+        ema: the exponential moving average of `params`.
+        step: how many steps were taken.
+        key: the run's PRNG key; it never changes, steps fold their number into it.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    step: Int[Array, ""]
+    key: PRNGKey
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient was not finite.
+
+    Attributes:
+        step: the first step, counted from 1, at which that happened.
+        quantity: the name of the first metric that was not finite.
+    """
+
+    def __init__(self, step: int, quantity: str, value: float) -> None:
+        super().__init__(f"training diverged: {quantity} was {value} at step {step}")
+        self.step = step
+        self.quantity = quantity
+
+
+def init_state(params: PyTree, optimizer: optax.GradientTransformation, key: PRNGKey) -> TrainState:
+    """The state before the first step; its EMA is a copy of `params`."""
+    ema = jax.tree.map(jnp.array, params)
+    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32), key)
+
+
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.999
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """One optimisation step on the mean of `loss` over a batch, as a pure function.
+
+    The EMA's decay at step t is min(ema_decay, (1 + t) / (10 + t)): without that
+    ramp a short run would average in its initial weights.
+
+    Args:
+        loss: loss(params, key, example), the scalar of one example.
+        optimizer: any optax transformation.
+        ema_decay: decay of the moving average of parameters, in [0, 1).
+
+    Returns:
+        step(state, batch) -> (state, metrics); `batch` is a pytree whose leaves have
+        the examples on their first axis, `metrics` holds "loss" and "grad_norm".
+
+    Raises:
+        ValueError: if `ema_decay` is not in [0, 1).
+    """
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"`make_step` got ema_decay={ema_decay}: give a number in [0, 1).")
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        num_examples = jax.tree.leaves(batch)[0].shape[0]
+        keys = example_keys(jax.random.fold_in(state.key, state.step), jnp.arange(num_examples))
+
+        def mean_loss(params: PyTree) -> Scalar:
+            return jnp.mean(jax.vmap(partial(loss, params))(keys, batch))
+
+        value, grads = jax.value_and_grad(mean_loss)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        return TrainState(params, opt_state, ema, state.step + 1, state.key), metrics
+
+    return step
+
+
+def fit(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Callable[[int, int], PyTree],
+    *,
+    num_steps: int,
+    steps_per_call: int,
+) -> Iterator[tuple[TrainState, dict[str, np.ndarray]]]:
+    """Train until `num_steps`, yielding after every compiled scan of `steps_per_call` steps.
+
+    A state that goes in is donated and must not be used again; a state that comes
+    out is finite and may be saved before the next is asked for. To resume, pass the
+    saved state: the same calls follow as in the run that nobody interrupted.
+
+    Args:
+        step: from `make_step`.
+        state: where to start; `state.step` says how far it is.
+        batches: batches(first_step, count), a pytree with leaves (count, batch, ...).
+        num_steps: the total number of steps, those already taken included.
+        steps_per_call: steps in one compiled scan; the last call may be shorter.
+
+    Yields:
+        The state, and the metrics of the call's steps as arrays of shape (count,).
+
+    Raises:
+        TrainingDiverged: if a metric is not finite.
+        ValueError: if `steps_per_call` is not positive.
+    """
+    if steps_per_call < 1:
+        raise ValueError(f"`fit` got steps_per_call={steps_per_call}: give at least 1.")
+    many_steps = jax.jit(partial(jax.lax.scan, step), donate_argnums=0)
+    done = int(state.step)
+    while done < num_steps:
+        count = min(steps_per_call, num_steps - done)
+        state, metrics = many_steps(state, batches(done, count))
+        metrics = jax.tree.map(np.asarray, metrics)
+        _raise_if_not_finite(metrics, done)
+        done += count
+        yield state, metrics
+
+
+def _raise_if_not_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
+    bad = [
+        (int(np.argmin(np.isfinite(v))), k) for k, v in metrics.items() if not np.isfinite(v).all()
+    ]
+    if bad:
+        index, name = min(bad, key=lambda pair: pair[0])
+        raise TrainingDiverged(first_step + index + 1, name, float(metrics[name][index]))
