@@ -10,7 +10,6 @@ from types import TracebackType
 
 import jax
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
 
 class CheckpointError(RuntimeError):
@@ -26,6 +25,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        from orbax.checkpoint import v1 as ocp  # a second of import that --help does not owe
+
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every file
         self.folder = folder
         self._checkpointer = ocp.training.Checkpointer(

@@ -26,7 +26,7 @@ def square_grid(half_width: float, num_points: int) -> Float[Array, "cells 2"]:
             f"`square_grid` got half_width={half_width}, num_points={num_points}: "
             "give positive numbers."
         )
-    cells = (jnp.arange(num_points) + 0.5) / num_points
+    cells = (jnp.arange(float(num_points)) + 0.5) / num_points
     axis = half_width * (2 * cells - 1)
     return jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 

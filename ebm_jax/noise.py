@@ -91,7 +91,7 @@ class Process(NamedTuple):
 
 
 def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
-    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t (arXiv:2011.13456)."""
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t [1]."""
     _check_range("ve", sigma_min, sigma_max)
     return Process(
         alpha=lambda t: jnp.ones_like(t),
@@ -149,13 +149,13 @@ def cosine(*, offset: float = 0.008) -> Process:
 
 
 def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Ladder:
-    """`num_levels` levels from sigma_max down to sigma_min in a constant ratio (arXiv:1907.05600)."""
+    """Levels from sigma_max down to sigma_min in a constant ratio (arXiv:1907.05600)."""
     _check_ladder("geometric", sigma_max, sigma_min, num_levels)
     return jnp.geomspace(sigma_max, sigma_min, num_levels, dtype=jnp.float32)
 
 
 def karras(sigma_max: float, sigma_min: float, num_levels: int, *, rho: float = 7.0) -> Ladder:
-    """Levels evenly spaced in sigma^(1/rho), from sigma_max down to sigma_min (arXiv:2206.00364)."""
+    """Levels evenly spaced in sigma^(1/rho), from sigma_max down to sigma_min [2]."""
     _check_ladder("karras", sigma_max, sigma_min, num_levels)
     if rho <= 0:
         raise ValueError(f"`karras` got rho={rho}: give a positive number.")

@@ -5,10 +5,12 @@ copied to every device. The compiled program is the same on any number of device
 """
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -54,3 +56,26 @@ def split(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Place a copy of every array of `tree` on every device of the mesh."""
     return jax.tree.map(partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def spread(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`jax.vmap(fn)`, compiled and spread over all devices, for any number of examples.
+
+    Every argument is a pytree with the examples on its first axis. Their number is
+    filled up to a multiple of the devices with copies of the first, which are dropped
+    from the result.
+    """
+    compiled = jax.jit(jax.vmap(fn))
+
+    def spread_fn(*args: PyTree) -> PyTree:
+        mesh = data_mesh()
+        count = jax.tree.leaves(args)[0].shape[0]
+        filling = -count % mesh.size
+
+        def fill(leaf: jax.Array) -> jax.Array:
+            return jnp.concatenate([leaf, jnp.repeat(leaf[:1], filling, 0)]) if filling else leaf
+
+        out = compiled(*split(jax.tree.map(fill, args), mesh))
+        return jax.tree.map(lambda leaf: leaf[:count], out)
+
+    return spread_fn

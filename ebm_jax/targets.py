@@ -6,7 +6,6 @@ that the density-estimation literature draws (arXiv:1810.01367), within about 4 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax

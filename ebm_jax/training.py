@@ -44,7 +44,7 @@ class TrainingDiverged(RuntimeError):
 
     Attributes:
         step: the first step, counted from 1, at which that happened.
-        quantity: the name of the first metric that was not finite.
+        quantity: the name of the metric that was not finite, "loss" if that was one.
     """
 
     def __init__(self, step: int, quantity: str, value: float) -> None:
@@ -92,9 +92,10 @@ def make_step(
         value, grads = jax.value_and_grad(mean_loss)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        taken = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + taken) / (10 + taken))
         ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, ema, state.step + 1, state.key), metrics
 
     return step
@@ -146,5 +147,5 @@ def _raise_if_not_finite(metrics: dict[str, np.ndarray], first_step: int) -> Non
         (int(np.argmin(np.isfinite(v))), k) for k, v in metrics.items() if not np.isfinite(v).all()
     ]
     if bad:
-        index, name = min(bad, key=lambda pair: pair[0])
+        index, name = min(bad, key=lambda pair: (pair[0], pair[1] != "loss"))
         raise TrainingDiverged(first_step + index + 1, name, float(metrics[name][index]))

@@ -35,7 +35,7 @@ def squared_mmd(
 
     def kernel_sum(a: Array, b: Array) -> Scalar:
         def row(point: Array) -> Scalar:
-            return jnp.sum(jnp.exp(-jnp.sum((b - point) ** 2, -1) / (2 * bandwidth**2)))
+            return jnp.sum(jnp.exp(-jnp.sum((b - point[None, :]) ** 2, -1) / (2 * bandwidth**2)))
 
         return jnp.sum(jax.lax.map(row, a, batch_size=min(64, a.shape[0])))
 
@@ -55,7 +55,7 @@ def median_distance(x: Float[Array, "n *d"]) -> Scalar:
         raise ValueError(f"`median_distance` got {n} rows: give at least 2.")
     rows = x.reshape(n, -1)
     distances = jax.lax.map(
-        lambda row: jnp.sqrt(jnp.sum((rows - row) ** 2, -1)), rows, batch_size=min(64, n)
+        lambda row: jnp.sqrt(jnp.sum((rows - row[None, :]) ** 2, -1)), rows, batch_size=min(64, n)
     )
     return jnp.median(distances[jnp.triu_indices(n, 1)])
 
@@ -70,6 +70,6 @@ def nearest_distance(
     rows = reference.reshape(reference.shape[0], -1)
 
     def nearest(point: Array) -> Scalar:
-        return jnp.sqrt(jnp.min(jnp.sum((rows - point) ** 2, -1)))
+        return jnp.sqrt(jnp.min(jnp.sum((rows - point[None, :]) ** 2, -1)))
 
     return jax.lax.map(nearest, x.reshape(x.shape[0], -1), batch_size=min(64, x.shape[0]))

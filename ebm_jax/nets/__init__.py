@@ -1,4 +1,4 @@
-"""Networks: linen modules that see one example; `partial(net.apply, params)` is a plain function."""
+"""Networks: linen modules that see one example; `partial(net.apply, params)` is a function."""
 
 from ebm_jax.nets import precondition
 from ebm_jax.nets.conv import ConvScore

@@ -8,6 +8,7 @@ nearest neighbours up, skips by concatenation, no attention.
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -26,16 +27,23 @@ def group_norm() -> nn.GroupNorm:
     return nn.GroupNorm(num_groups=8, reduction_axes=(-3, -2, -1))
 
 
+def halve(x: Image) -> Float[Array, "h//2 w//2 c"]:
+    """The mean of every 2x2 pixels."""
+    h, w, channels = x.shape
+    return x.reshape(h // 2, 2, w // 2, 2, channels).mean((1, 3))
+
+
 class Conv3x3(nn.Module):
-    """A 3x3 convolution of stride 1, zero-padded, as nine shifted copies and one matmul.
+    """A 3x3 convolution of stride 1, zero-padded, as three matmuls on shifted copies.
 
     XLA's own convolution gradient, inside a `lax.scan` on CPU, falls back to a plain
     loop, a hundred times slower at these sizes (jax issue 12868); this form is a
-    matmul in every pass.
+    matmul in every pass. The barriers keep XLA from recomputing what comes before it
+    once for every copy.
 
     Attributes:
         channels: output channels.
-        kernel_init: initialiser of the (9 * input channels, channels) kernel.
+        kernel_init: initialiser of the kernel, (3, 3, input channels, channels).
     """
 
     channels: int
@@ -43,10 +51,14 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image) -> Float[Array, "h w channels"]:
-        h, w, _ = x.shape
-        padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-        shifted = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
-        return nn.Dense(self.channels, kernel_init=self.kernel_init)(jnp.concatenate(shifted, -1))
+        h, w, c = x.shape
+        kernel = self.param("kernel", self.kernel_init, (3, 3, c, self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        padded = jax.lax.optimization_barrier(jnp.pad(x, ((1, 1), (1, 1), (0, 0))))
+        columns = jnp.concatenate([padded[:, j : j + w] for j in range(3)], -1)
+        columns = jax.lax.optimization_barrier(columns)
+        rows = kernel.reshape(3, 3 * c, self.channels)
+        return bias + sum(columns[i : i + h] @ rows[i] for i in range(3))
 
 
 class ResBlock(nn.Module):
@@ -61,7 +73,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Image, embedding: Float[Array, " e"]) -> Float[Array, "h w channels"]:
         h = Conv3x3(self.channels)(nn.silu(group_norm()(x)))
-        h = group_norm()(h + nn.Dense(self.channels)(nn.silu(embedding)))
+        h = group_norm()(h + nn.Dense(self.channels)(nn.silu(embedding))[None, None])
         h = Conv3x3(self.channels, nn.initializers.zeros)(nn.silu(h))
         return h + (x if x.shape[-1] == self.channels else nn.Dense(self.channels)(x))
 
@@ -73,11 +85,10 @@ class ConvScore(nn.Module):
         channels: channels at every resolution, each divisible by 8; the resolution
             halves from one to the next, so that h and w must be divisible by
             2^(len(channels) - 1).
-        blocks: residual blocks at each resolution on the way down; one more on the
-            way up.
+        blocks: residual blocks at each resolution, on the way down and again up.
     """
 
-    channels: Sequence[int] = (32, 64)
+    channels: Sequence[int] = (32, 64, 64)
     blocks: int = 1
 
     @nn.compact
@@ -90,17 +101,17 @@ class ConvScore(nn.Module):
             )
         embedding = LevelEmbedding(4 * self.channels[0])(level)
         h = Conv3x3(self.channels[0])(x)
-        skips = [h]
-        for depth, channels in enumerate(self.channels):
-            if depth:
+        skips: list[Image] = []
+        for channels in self.channels:
+            if skips:
                 h = nn.avg_pool(h, (2, 2), strides=(2, 2))
-                skips.append(h)
             for _ in range(self.blocks):
                 h = ResBlock(channels)(h, embedding)
-                skips.append(h)
-        for depth, channels in reversed(list(enumerate(self.channels))):
-            for _ in range(self.blocks + 1):
-                h = ResBlock(channels)(jnp.concatenate([h, skips.pop()], -1), embedding)
-            if depth:
-                h = jnp.repeat(jnp.repeat(h, 2, 0), 2, 1)
+            skips.append(h)
+        h = skips.pop()
+        for channels in reversed(self.channels[:-1]):
+            h = jnp.repeat(jnp.repeat(h, 2, 0), 2, 1)
+            h = jnp.concatenate([h, skips.pop()], -1)
+            for _ in range(self.blocks):
+                h = ResBlock(channels)(h, embedding)
         return Conv3x3(x.shape[-1], nn.initializers.zeros)(nn.silu(group_norm()(h)))

@@ -14,7 +14,6 @@ References:
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import denoiser_from_score

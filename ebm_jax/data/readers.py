@@ -1,14 +1,4 @@
-"""Images at the door, and the order in which training visits them.
-
-Outside, images are uint8 in 0..255; inside, float32 in [-1, 1]:
-
-    x = (2 p - 255) / 255,      p = round(127.5 (x + 1)) after clipping x to [-1, 1]
-
-so 0 is -1, 255 is 1, p and 255 - p are negatives, and all 256 values survive the round
-trip. What fits in memory needs no loader: `batch_indices` is a pure function of the seed
-and the step, so a resumed run goes on in the very same order. Whatever is wrong with a
-path is a `DataError`: one sentence, meant for a person.
-"""
+"""Readers of images: whatever is wrong with a path is a `DataError`, one sentence for a person."""
 
 import gzip
 import os
@@ -17,7 +7,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,107 +37,18 @@ class Images(NamedTuple):
     labels: Int32[np.ndarray, " n"] | None
 
 
-def load(path: str | os.PathLike[str] = "digits") -> Images:
-    """Images to train on, of 2x2 pixels or more, with labels where the data has them.
-
-    Args:
-        path: one of
-            "digits": scikit-learn's 1,797 grey images of 8x8 (a folder so named is "./digits");
-            an `.npz`: an array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3,
-                under a usual name (x_train, train_images, images, x, samples, data, pixels,
-                arr_0) or the only one so shaped. uint8 is taken as it is; floats as [-1, 1] if
-                any is negative, else as [0, 1]. Labels likewise, in whole numbers (y_train,
-                train_labels, labels, y, targets, target, arr_1);
-            a folder of images, all of one size and all grey or all RGB, in the order of their
-                names and without labels; files with other suffixes are passed over;
-            a folder with MNIST's idx files, gzipped or not, or one idx file of images; its
-                labels are found beside it.
-
-    Raises:
-        DataError: the path is missing, damaged, empty or holds anything else.
-    """
-    return _read(path)[0]
-
-
-def load_split(
-    path: str | os.PathLike[str] = "digits", *, held_out: float = 0.25, max_held_out: int = 10_000
-) -> tuple[Images, Images]:
-    """Images to train on, and images held out to judge by; neither part is empty.
-
-    A published test set is kept: MNIST's t10k files in the folder, x_test or test_images in an
-    `.npz`. Any other data is divided by one fixed permutation, the same in every run.
-
-    Args:
-        path: as for `load`.
-        held_out: share of the images to hold out where no test set is published, in (0, 1).
-        max_held_out: the most images to hold out so, 1 or more.
-
-    Raises:
-        DataError: as for `load`; also a single image, two image sizes, or numbers out of range.
-    """
-    if not (0 < held_out < 1 and max_held_out >= 1):
-        found = f"`load_split` got {held_out=} and {max_held_out=}"
-        raise _wrong(found, "a share between 0 and 1 and a count of 1 or more", "correct them")
-    train, test = _read(path)
-    if test is None:
-        count = len(train.pixels)
-        if count < 2:
-            raise _wrong(f"{path} holds 1 image", "2 or more, to hold one out", "add some")
-        order = np.random.default_rng(7600).permutation(count)
-        border = max(1, min(round(held_out * count), max_held_out, count - 1))
-        return _take(train, order[border:]), _take(train, order[:border])
-    shape, test_shape = train.pixels.shape[1:], test.pixels.shape[1:]
-    if test_shape != shape:
-        found = f"{path} has test images of shape {test_shape}"
-        raise _wrong(found, f"{shape} as in training", "resize or convert either")
-    return train, test
-
-
-def to_unit(pixels: UInt8[Array | np.ndarray, "*d"]) -> Float32[Array | np.ndarray, "*d"]:
-    """uint8 in 0..255 as float32 in [-1, 1], in any shape: numpy for numpy, jax for jax."""
+def to_unit(pixels: UInt8[np.ndarray, "*d"]) -> Float32[np.ndarray, "*d"]:
+    """uint8 in 0..255 as float32 in [-1, 1], in any shape."""
     return (2 * pixels.astype(np.float32) - 255) / 255
 
 
-def to_uint8(x: Float[Array | np.ndarray, "*d"]) -> UInt8[Array | np.ndarray, "*d"]:
+def to_uint8(x: Float[Array | np.ndarray, "*d"]) -> UInt8[np.ndarray, "*d"]:
     """Finite floats, clipped to [-1, 1], as the nearest uint8 in 0..255: undoes `to_unit`."""
-    return (127.5 * (x.astype(np.float32).clip(-1, 1) + 1)).round().astype(np.uint8)
+    x = np.asarray(x, np.float32)
+    return (127.5 * (x.clip(-1, 1) + 1)).round().astype(np.uint8)
 
 
-def batch_indices(
-    seed: int, step: int, num_steps: int, num_examples: int, batch_size: int
-) -> Int32[np.ndarray, "num_steps batch_size"]:
-    """The examples that the batches of `num_steps` steps hold, from step `step` on.
-
-    Batches are cut, across the borders of epochs, from one endless stream. Its position g is
-    place g mod n of epoch g div n, a permutation of the n = `num_examples` indices drawn from
-    (seed, epoch). Nothing is stored: asked for at once, one by one or after a restart, steps
-    are the same. `batch_size` may exceed n.
-
-    Raises:
-        ValueError: seed, step or num_steps below 0; num_examples or batch_size below 1.
-    """
-    if min(seed, step, num_steps) < 0 or min(num_examples, batch_size) < 1:
-        raise ValueError(
-            f"`batch_indices` got {seed=}, {step=}, {num_steps=}, {num_examples=}, {batch_size=},"
-            " expected the first three to be 0 or more and the last two 1 or more: correct them."
-        )
-    epoch, start = divmod(step * batch_size, num_examples)
-    stop = start + num_steps * batch_size
-    epochs = range(epoch, epoch + stop // num_examples + 1)
-    stream = np.concatenate([_epoch_order(seed, e, num_examples) for e in epochs])
-    return stream[start:stop].reshape(num_steps, batch_size)
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
-
-
-def _take(images: Images, index: np.ndarray) -> Images:
-    return Images(images.pixels[index], None if images.labels is None else images.labels[index])
-
-
-def _wrong(found: str, expected: str, mend: str) -> DataError:
+def wrong(found: str, expected: str, mend: str) -> DataError:
     return DataError(f"{found}, expected {expected}: {mend}.")
 
 
@@ -162,21 +62,21 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
         mend = "check its permissions, copy it again or save it again"
-        raise _wrong(f"{path} cannot be read ({why})", _SOURCE, mend) from error
+        raise wrong(f"{path} cannot be read ({why})", _SOURCE, mend) from error
 
 
-def _read(name: str | os.PathLike[str]) -> tuple[Images, Images | None]:
+def read(name: str | os.PathLike[str]) -> tuple[Images, Images | None]:
     """The training images, and the test images where they are published."""
     if name == "digits":
         return _read_digits(), None
     path = Path(name)
     with _reading(path):
         if not (os.fspath(name) and path.exists()):
-            raise _wrong(f"'{name}' does not exist", _SOURCE, "check its spelling")
+            raise wrong(f"'{name}' does not exist", _SOURCE, "check its spelling")
         if path.is_dir():
             return _read_folder(path)
         if path.suffix.lower() in _SUFFIXES or not path.is_file():
-            raise _wrong(f"{path} is not a set of images", _SOURCE, "give the folder it is in")
+            raise wrong(f"{path} is not a set of images", _SOURCE, "give the folder it is in")
         return _read_npz(path) if path.suffix.lower() == ".npz" else (_read_mnist(path), None)
 
 
@@ -196,13 +96,13 @@ def _read_folder(folder: Path) -> tuple[Images, Images | None]:
     files = [f for f in files if f.suffix.lower() in _SUFFIXES]
     if not files:
         expected = f"files in it ({' '.join(_SUFFIXES)}) or MNIST's train-images-idx3-ubyte.gz"
-        raise _wrong(f"{folder} holds no images", expected, "give the very folder that does")
+        raise wrong(f"{folder} holds no images", expected, "give the very folder that does")
     first = _read_image(files[0])
     pixels = np.empty((len(files), *first.shape), np.uint8)
     for i, file in enumerate(files):
         if (image := _read_image(file)).shape != first.shape:
             found = f"{file} has shape {image.shape}, unlike {files[0].name} of {first.shape}"
-            raise _wrong(found, "one size and all grey or all RGB", "resize or convert it")
+            raise wrong(found, "one size and all grey or all RGB", "resize or convert it")
         pixels[i] = image
     return Images(_as_pixels(pixels, str(folder)), None), None
 
@@ -215,7 +115,7 @@ def _read_image(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             if image.mode not in ("L", "RGB") or getattr(image, "n_frames", 1) > 1:
                 found = f"{file} has mode {image.mode}, or several frames"
-                raise _wrong(found, "one frame of 8-bit grey (L) or RGB", "convert it by Pillow")
+                raise wrong(found, "one frame of 8-bit grey (L) or RGB", "convert it by Pillow")
             return np.asarray(image)
 
 
@@ -234,7 +134,7 @@ def _read_idx(path: Path) -> np.ndarray:
         data = path.read_bytes()
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         if data[:3] != b"\0\0\x08":
-            raise _wrong(f"{path} is no idx file of uint8", _SOURCE, "check what it is")
+            raise wrong(f"{path} is no idx file of uint8", _SOURCE, "check what it is")
         shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
         return np.frombuffer(data[4 + shape.nbytes :], np.uint8).reshape(shape)
 
@@ -243,7 +143,7 @@ def _read_npz(path: Path) -> tuple[Images, Images | None]:
     with path.open("rb") as stream:  # numpy, given the path, leaves a damaged file open
         if not zipfile.is_zipfile(stream):
             found = f"{path} is damaged or no archive"
-            raise _wrong(found, "a whole .npz", "save it by numpy.savez")
+            raise wrong(found, "a whole .npz", "save it by numpy.savez")
         stream.seek(0)
         file = np.load(stream, allow_pickle=False)
 
@@ -262,7 +162,7 @@ def _read_npz(path: Path) -> tuple[Images, Images | None]:
             train = [n for n in file.files if _channels_last(np.asarray(file[n])) is not None]
             if len(train) != 1:
                 found = f"{path} has {len(train)} arrays shaped like images among {file.files}"
-                raise _wrong(found, f"1, or one named {', '.join(_TRAIN)}", "rename the images so")
+                raise wrong(found, f"1, or one named {', '.join(_TRAIN)}", "rename the images so")
         images = part(train[0], find(_TRAIN_LABELS))
         return images, part(test[0], find(_TEST_LABELS)) if test and test != train else None
 
@@ -280,15 +180,15 @@ def _channels_last(array: np.ndarray) -> np.ndarray | None:
 def _as_pixels(array: np.ndarray, where: str) -> np.ndarray:
     images = _channels_last(array)
     if images is None:
-        raise _wrong(f"{where} has shape {array.shape}", f"1 image or more of {_ARRAY}", "reshape")
+        raise wrong(f"{where} has shape {array.shape}", f"1 image or more of {_ARRAY}", "reshape")
     if images.dtype.kind == "f":
         low, high = images.min(), images.max()
         if not (low >= -1 and high <= 1):  # so, because NaN fails both
-            raise _wrong(f"{where} has floats from {low:g} to {high:g}", _VALUES, "rescale or clip")
+            raise wrong(f"{where} has floats from {low:g} to {high:g}", _VALUES, "rescale or clip")
         unit = images.astype(np.float32)
-        images = np.asarray(to_uint8(unit if low < 0 else 2 * unit - 1))
+        images = to_uint8(unit if low < 0 else 2 * unit - 1)
     if images.dtype != np.uint8:
-        raise _wrong(f"{where} has dtype {images.dtype}", _VALUES, "convert it, by array.astype")
+        raise wrong(f"{where} has dtype {images.dtype}", _VALUES, "convert it, by array.astype")
     return np.ascontiguousarray(images)
 
 
@@ -296,5 +196,5 @@ def _as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         found = f"{where} has shape {array.shape} and dtype {array.dtype}"
-        raise _wrong(found, f"{count} whole numbers, a label an image", "mend it or leave it out")
+        raise wrong(found, f"{count} whole numbers, a label an image", "mend it or leave it out")
     return labels.astype(np.int32)

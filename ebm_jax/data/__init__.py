@@ -1,0 +1,111 @@
+"""Images at the door, and the order in which training visits them.
+
+Outside, images are uint8 in 0..255; inside, float32 in [-1, 1]:
+
+    x = (2 p - 255) / 255,      p = round(127.5 (x + 1)) after clipping x to [-1, 1]
+
+so 0 is -1, 255 is 1, p and 255 - p are negatives, and all 256 values survive the round
+trip. What fits in memory needs no loader: `batch_indices` is a pure function of the seed
+and the step, so a resumed run goes on in the very same order. Whatever is wrong with a
+path is a `DataError`: one sentence, meant for a person.
+"""
+
+import os
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int32
+
+from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
+
+__all__ = ["DataError", "Images", "batch_indices", "load", "load_split", "to_uint8", "to_unit"]
+
+
+def load(path: str | os.PathLike[str] = "digits") -> Images:
+    """Images to train on, of 2x2 pixels or more, with labels where the data has them.
+
+    Args:
+        path: one of
+            "digits": scikit-learn's 1,797 grey images of 8x8 (a folder so named is "./digits");
+            an `.npz`: an array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3,
+                under a usual name (x_train, train_images, images, x, samples, data, pixels,
+                arr_0) or the only one so shaped. uint8 is taken as it is; floats as [-1, 1] if
+                any is negative, else as [0, 1]. Labels likewise, in whole numbers (y_train,
+                train_labels, labels, y, targets, target, arr_1);
+            a folder of images, all of one size and all grey or all RGB, in the order of their
+                names and without labels; files with other suffixes are passed over;
+            a folder with MNIST's idx files, gzipped or not, or one idx file of images; its
+                labels are found beside it.
+
+    Raises:
+        DataError: the path is missing, damaged, empty or holds anything else.
+    """
+    return read(path)[0]
+
+
+def load_split(
+    path: str | os.PathLike[str] = "digits", *, held_out: float = 0.25, max_held_out: int = 10_000
+) -> tuple[Images, Images]:
+    """Images to train on, and images held out to judge by; neither part is empty.
+
+    A published test set is kept: MNIST's t10k files in the folder, x_test or test_images in an
+    `.npz`. Any other data is divided by one fixed permutation, the same in every run.
+
+    Args:
+        path: as for `load`.
+        held_out: share of the images to hold out where no test set is published, in (0, 1).
+        max_held_out: the most images to hold out so, 1 or more.
+
+    Raises:
+        DataError: as for `load`; also a single image, two image sizes, or numbers out of range.
+    """
+    if not (0 < held_out < 1 and max_held_out >= 1):
+        found = f"`load_split` got {held_out=} and {max_held_out=}"
+        raise wrong(found, "a share between 0 and 1 and a count of 1 or more", "correct them")
+    train, test = read(path)
+    if test is None:
+        count = len(train.pixels)
+        if count < 2:
+            raise wrong(f"{path} holds 1 image", "2 or more, to hold one out", "add some")
+        order = np.random.default_rng(7600).permutation(count)
+        border = max(1, min(round(held_out * count), max_held_out, count - 1))
+        return _take(train, order[border:]), _take(train, order[:border])
+    shape, test_shape = train.pixels.shape[1:], test.pixels.shape[1:]
+    if test_shape != shape:
+        found = f"{path} has test images of shape {test_shape}"
+        raise wrong(found, f"{shape} as in training", "resize or convert either")
+    return train, test
+
+
+def batch_indices(
+    seed: int, step: int, num_steps: int, num_examples: int, batch_size: int
+) -> Int32[np.ndarray, "num_steps batch_size"]:
+    """The examples that the batches of `num_steps` steps hold, from step `step` on.
+
+    Batches are cut, across the borders of epochs, from one endless stream. Its position g is
+    place g mod n of epoch g div n, a permutation of the n = `num_examples` indices drawn from
+    (seed, epoch). Nothing is stored: asked for at once, one by one or after a restart, steps
+    are the same. `batch_size` may exceed n.
+
+    Raises:
+        ValueError: seed, step or num_steps below 0; num_examples or batch_size below 1.
+    """
+    if min(seed, step, num_steps) < 0 or min(num_examples, batch_size) < 1:
+        raise ValueError(
+            f"`batch_indices` got {seed=}, {step=}, {num_steps=}, {num_examples=}, {batch_size=},"
+            " expected the first three to be 0 or more and the last two 1 or more: correct them."
+        )
+    epoch, start = divmod(step * batch_size, num_examples)
+    stop = start + num_steps * batch_size
+    epochs = range(epoch, epoch + stop // num_examples + 1)
+    stream = np.concatenate([_epoch_order(seed, e, num_examples) for e in epochs])
+    return stream[start:stop].reshape(num_steps, batch_size)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
+
+
+def _take(images: Images, index: np.ndarray) -> Images:
+    return Images(images.pixels[index], None if images.labels is None else images.labels[index])

@@ -1,0 +1,116 @@
+"""A run's page: one self-contained HTML file, and the figures that several experiments draw."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from experiments._run import Run
+
+mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
+  border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
+img { max-width: 100% } p { max-width: 45rem }
+"""
+
+
+def write_report(run: Run, title: str, lead: str, sections: dict[str, str]) -> None:
+    """Write report.html: a title, a leading paragraph, and sections of HTML by heading.
+
+    The time and the configuration of the run are added at the end.
+    """
+    times = {name: f"{seconds:.1f} s" for name, seconds in run.seconds.items()}
+    config = {name: json.dumps(value) for name, value in run.config.items()}
+    sections = {**sections, "Time": table(times), "Configuration": table(config)}
+    body = "".join(f"<h2>{html.escape(h)}</h2>{content}" for h, content in sections.items())
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{body}</html>"
+    )
+    (run.folder / "report.html").write_text(page)
+
+
+def table(rows: Mapping[str, str | float]) -> str:
+    """A two-column table."""
+    lines = []
+    for name, value in rows.items():
+        shown = value if isinstance(value, str) else f"{value:.4g}"
+        lines.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(shown)}</td></tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def picture(run: Run, name: str, figure: Figure, caption: str) -> str:
+    """Save a figure as <name>.png in the run's folder; the HTML that embeds it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    Path(run.folder / f"{name}.png").write_bytes(buffer.getvalue())
+    data = base64.b64encode(buffer.getvalue()).decode()
+    caption = html.escape(caption)
+    return f'<img alt="{caption}" src="data:image/png;base64,{data}"><p>{caption}</p>'
+
+
+def image_grid(images: UInt8[ndarray, "n h w c"], columns: int, *, gap: int = 1) -> Figure:
+    """Images in rows of `columns`, in their order, the last row filled up with white."""
+    n, h, w, c = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * columns, h + gap, w + gap, c), 255, np.uint8)
+    sheet[:n, :h, :w] = images
+    sheet = sheet.reshape(rows, columns, h + gap, w + gap, c).transpose(0, 2, 1, 3, 4)
+    sheet = sheet.reshape(rows * (h + gap), columns * (w + gap), c)
+    figure = Figure(figsize=(7, 7 * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet if c == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
+    axes.axis("off")
+    return figure
+
+
+def curves(run: Run) -> Figure:
+    """Loss, gradient norm and rate against the step, from metrics.csv."""
+    rows = run.rows()
+    steps = [int(row["step"]) for row in rows]
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    names = ("loss", "grad_norm", "steps_per_second")
+    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
+        axes.plot(steps, [float(row[name]) for row in rows], color="#225588", lw=1.2)
+        axes.set(xlabel="step", title=name.replace("_", " "))
+        if name == "loss":
+            axes.set_yscale("log")
+    return figure
+
+
+def level_losses(run: Run) -> Figure:
+    """Loss against noise level on training and held-out images, at the last step."""
+    last = run.rows()[-1]
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in (("train", "#225588"), ("held_out", "#cc6622")):
+        prefix = f"{name}_loss_at_"
+        points = [(float(k.removeprefix(prefix)), float(v)) for k, v in last.items() if prefix in k]
+        axes.loglog(
+            *zip(*points, strict=True), "o-", ms=3, color=colour, label=name.replace("_", "-")
+        )
+    axes.set(xlabel="noise level sigma", ylabel="loss")
+    axes.legend(frameon=False)
+    return figure
+
+
+def plane(
+    values: Float[ndarray, " cells"], half_width: float
+) -> tuple[Float[ndarray, "n n"], tuple[float, float, float, float]]:
+    """Values on `evidence.square_grid` as an image for `imshow`, and its extent."""
+    side = round(len(values) ** 0.5)
+    extent = (-half_width, half_width, -half_width, half_width)
+    return np.asarray(values).reshape(side, side).T[::-1], extent
