@@ -50,13 +50,19 @@ class Run:
         config: everything that the run's numbers depend on.
 
     Raises:
-        RunError: if the folder holds a run of another configuration, or something else.
+        RunError: if a number other than the seed is not positive, or if the folder holds
+            a run of another configuration, or something else.
     """
 
     def __init__(self, experiment: str, out: str, config: dict[str, Any]) -> None:
         self.folder = Path(out or f"runs/{experiment}")
         self.config = {"experiment": experiment, **json.loads(json.dumps(config))}
         self.seconds: dict[str, float] = {"compile": 0.0}
+        for name, value in config.items():
+            values = value if isinstance(value, tuple) else (value,)
+            if name != "seed" and any(isinstance(v, int | float) and v <= 0 for v in values):
+                flag = name.replace("_", "-")
+                raise RunError(f"--{flag} got {value}: give a positive number.")
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
         try:
             self._claim()
@@ -84,7 +90,7 @@ class Run:
             )
 
     def _on_event(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event.startswith("/jax/core/compile/"):
+        if event == "/jax/core/compile/backend_compile_duration":
             self.seconds["compile"] += duration_secs
 
     @contextmanager

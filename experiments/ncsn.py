@@ -28,7 +28,7 @@ from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.samplers import annealed_langevin, annealed_langevin_path
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
-from experiments._run import Run, command, progress, say
+from experiments._run import Run, RunError, command, progress, say
 from experiments._train import train
 
 SHOWN = 100  # samples in the grid
@@ -39,17 +39,17 @@ def main(
     *,
     data: str = "digits",
     out: str = "",
-    num_steps: int = 800,
+    num_steps: int = 1000,
     batch_size: int = 128,
     learning_rate: float = 2e-3,
     ema_decay: float = 0.995,
-    channels: tuple[int, ...] = (32, 64, 64),
-    blocks: int = 1,
-    sigma_min: float = 0.05,
+    channels: tuple[int, ...] = (32, 64),
+    blocks: int = 2,
+    sigma_min: float = 0.1,
     num_levels: int = 20,
-    steps_per_level: int = 5,
-    step_ratio: float = 0.3,
-    num_samples: int = 0,
+    steps_per_level: int = 6,
+    step_ratio: float = 0.4,
+    num_samples: int | None = None,
     seed: int = 0,
 ) -> None:
     """Learn images with a noise-conditional score network and draw new ones.
@@ -82,7 +82,10 @@ def main(
     say(f"levels {sigmas[0]:.3g} to {sigmas[-1]:.3g} in a ratio of {sigmas[0] / sigmas[1]:.3g}")
 
     net = ConvScore(channels, blocks)
-    params = jax.jit(net.init)(jax.random.key(seed), x[0], jnp.float32(0))
+    try:
+        params = jax.jit(net.init)(jax.random.key(seed), x[0], jnp.float32(0))
+    except ValueError as error:
+        raise RunError(str(error)) from error
     sigma_data = float(x.std())
 
     def denoiser(params: PyTree) -> DenoiseFn:

@@ -58,7 +58,7 @@ class Conv3x3(nn.Module):
         columns = jnp.concatenate([padded[:, j : j + w] for j in range(3)], -1)
         columns = jax.lax.optimization_barrier(columns)
         rows = kernel.reshape(3, 3 * c, self.channels)
-        return bias + sum(columns[i : i + h] @ rows[i] for i in range(3))
+        return bias[None, None] + sum(columns[i : i + h] @ rows[i] for i in range(3))
 
 
 class ResBlock(nn.Module):
@@ -88,11 +88,15 @@ class ConvScore(nn.Module):
         blocks: residual blocks at each resolution, on the way down and again up.
     """
 
-    channels: Sequence[int] = (32, 64, 64)
-    blocks: int = 1
+    channels: Sequence[int] = (32, 64)
+    blocks: int = 2
 
     @nn.compact
     def __call__(self, x: Image, level: Scalar) -> Image:
+        if any(channels % 8 or channels < 8 for channels in self.channels) or not self.channels:
+            raise ValueError(
+                f"`ConvScore` got channels {tuple(self.channels)}: give multiples of 8."
+            )
         side = 2 ** (len(self.channels) - 1)
         if x.shape[0] % side or x.shape[1] % side:
             raise ValueError(
@@ -104,7 +108,7 @@ class ConvScore(nn.Module):
         skips: list[Image] = []
         for channels in self.channels:
             if skips:
-                h = nn.avg_pool(h, (2, 2), strides=(2, 2))
+                h = halve(h)
             for _ in range(self.blocks):
                 h = ResBlock(channels)(h, embedding)
             skips.append(h)

@@ -40,7 +40,7 @@ class EnergyMLP(nn.Module):
     """
 
     widths: Sequence[int] = (128, 128)
-    activation: Callable[[Array], Array] = nn.softplus
+    activation: Callable[[Array], Array] = nn.silu
 
     @nn.compact
     def __call__(self, x: Example) -> Scalar:

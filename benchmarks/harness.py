@@ -1,0 +1,187 @@
+"""Timing several implementations fairly: one process each, taking turns.
+
+A benchmark is a module with `python -m` that starts a `Worker` per implementation and a
+worker module that answers it with `serve`. Only one process computes at a time, rounds
+are interleaved and the order turns by one every round, so that a slow minute of the
+machine falls on all alike. All run on the CPU. No number of threads is set for anybody:
+each library takes those that it takes by itself for the processors that the process may
+run on, the same for all.
+
+A round repeats a short computation for half a second and counts its mean. What other
+processes took of the machine meanwhile is measured too: busy time of all processors less
+the worker's own, over the time of all processors (Linux only).
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LEAST_SECONDS = 0.5  # of a timed round: the clock of processor time ticks at 10 ms
+
+
+class Worker:
+    """A process that computes when it is told to.
+
+    Attributes:
+        name: the implementation.
+        hello: what the process said of itself at the start: {"versions": ...}, or
+            {"missing": why} if it cannot run here.
+    """
+
+    def __init__(self, module: str, name: str, arguments: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", module, name, json.dumps(arguments)]
+        settings = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        self.name = name
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+        )
+        self.hello = self._answer()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for the answer; {"missing": why} if the process failed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else {"missing": "its process ended: see its message above"}
+
+
+class Job(NamedTuple):
+    """What a worker does: `prepare(round)` untimed, `compute(prepared)` timed, `judge(result)`."""
+
+    packages: tuple[str, ...]
+    prepare: Callable[[int], Any]
+    compute: Callable[[Any], Any]
+    judge: Callable[[Any], dict[str, Any]]
+
+
+def serve(make_job: Callable[[], Job]) -> None:
+    """Answer a `Worker`: say hello, then run one round for every line on standard input."""
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+
+    def answer(**message: Any) -> None:
+        print(json.dumps(message), file=channel, flush=True)
+
+    try:
+        job = make_job()
+    except ImportError as error:
+        return answer(missing=str(error))
+    answer(versions={p: version(p) for p in job.packages}, start_mb=peak_memory_mb())
+    for line in sys.stdin:
+        request = json.loads(line)
+        prepared = job.prepare(request["round"])
+        result, figures = _timed(lambda: job.compute(prepared), request["least_seconds"])  # noqa: B023
+        answer(**figures, **job.judge(result), peak_mb=peak_memory_mb())
+
+
+def interleave(workers: list[Worker], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """One first call of every worker, which compiles, and then `rounds` rounds in turn."""
+    answers: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in workers}
+    alive = list(workers)
+    for index in range(rounds + 1):
+        turn = index % max(1, len(alive))
+        for worker in alive[turn:] + alive[:turn]:
+            reply = worker.ask(round=index, least_seconds=LEAST_SECONDS if index else 0.0)
+            if "missing" in reply:
+                print(f"{worker.name}: left out: {reply['missing']}", flush=True)
+                alive.remove(worker)
+                del answers[worker.name]
+            else:
+                answers[worker.name].append(reply)
+        print(f"round {index} of {rounds}", file=sys.stderr, flush=True)
+    return answers
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, how much of it this process may use, memory, system and Python."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": _proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": cores,
+        "memory_gb": round(memory, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def save(folder: Path, name: str, result: dict[str, Any]) -> Path:
+    """Write `result` as JSON under a name that says the processor and the number of cores."""
+    machine = result["hardware"]
+    words = f"{name}-{machine['processor']}-{machine['cores']}-cores".lower()
+    path = folder / ("-".join("".join(c if c.isalnum() else " " for c in words).split()) + ".json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Plain text: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    pads = [str.ljust] + [str.rjust] * (len(head) - 1)
+    return "\n".join(
+        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True))
+        for row in lines
+    )
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process held at once, in MiB (Linux; else 0)."""
+    return int((_proc("self/status", "VmHWM") or "0 kB").split()[0]) / 1024
+
+
+def _timed(compute: Callable[[], Any], least_seconds: float) -> tuple[Any, dict[str, float]]:
+    """The result, and seconds a call, own processor seconds a call, and the others' share."""
+    machine, own, start = _machine_seconds(), time.process_time(), time.perf_counter()
+    calls = 0
+    while calls == 0 or time.perf_counter() - start < least_seconds:
+        result = compute()
+        calls += 1
+    seconds, own = time.perf_counter() - start, time.process_time() - own
+    busy, total = (
+        after - before for before, after in zip(machine, _machine_seconds(), strict=True)
+    )
+    others = max(0.0, busy - own) / total if total > 0 else 0.0
+    return result, {"seconds": seconds / calls, "own_seconds": own / calls, "others": others}
+
+
+def _machine_seconds() -> tuple[float, float]:
+    """Busy and total seconds of all processors since the start of the machine."""
+    try:
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except OSError:
+        return 0.0, 0.0
+    hertz = os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - ticks[3] - ticks[4]) / hertz, sum(ticks) / hertz
+
+
+def _proc(file: str, field: str) -> str | None:
+    try:
+        lines = Path("/proc", file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), None)

@@ -1,0 +1,144 @@
+"""How fast do 4,096 Langevin chains take 1,000 steps on a mixture of eight Gaussians?
+
+    python -m benchmarks.langevin
+
+times ebm_jax, blackjax, torchebm and ebmkit, each by autodiff of the energy and, where it
+can be given one, by the closed-form score: one process each, rounds in turns, medians, on
+the processors that the process may use (`taskset -c 0,1` for two). `langevin_worker` says
+what each runs, `harness` how it is timed. A peer that is not installed is left out.
+
+The law of the points of all rounds is checked, so that nobody is timed on a wrong answer:
+an equal share of the chains at each Gaussian, and about it the variance of the discrete
+chain, s^2 / (1 - h / (2 s^2)), within five standard errors and a percent for the overlap.
+
+Takes about 2 minutes. Writes a table, and everything as JSON to benchmarks/results/.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.langevin_worker import IMPLEMENTATIONS, Problem
+
+RESULTS = Path(__file__).parent / "results"
+HEAD = ["implementation", "seconds", "least", "most", "steps", "x score", "x energy"]
+HEAD += ["compile s", "peak MB", "others %", "law"]
+
+
+def main() -> None:
+    """Parse the flags, time every implementation, print the table and write the JSON."""
+    flags = _flags()
+    problem = Problem(chains=flags.chains, steps=flags.steps)
+    workers = _start([n for n in IMPLEMENTATIONS if flags.only in n], problem)
+    answers = harness.interleave(list(workers.values()), flags.rounds)
+    for worker in workers.values():
+        worker.close()
+    results = {name: summary(problem, name, rounds) for name, rounds in answers.items()}
+    for name, result in results.items():
+        result["versions"] = workers[name].hello["versions"]
+    print(report(problem, results))
+    everything = {
+        "problem": problem._asdict(),
+        "hardware": harness.hardware(),
+        "rounds": flags.rounds,
+        "results": results,
+    }
+    print(f"written to {harness.save(flags.out, 'langevin', everything)}")
+    if any(result["law"].startswith("wrong") for result in results.values()):
+        raise SystemExit("a sampler drew from another law than the mixture's")
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.langevin", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--chains", type=int, default=4096, help="chains side by side")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of every chain")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one to compile")
+    parser.add_argument("--only", default="", help="only implementations whose name contains this")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    flags = parser.parse_args()
+    for name in ("chains", "steps", "rounds"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} is {getattr(flags, name)}: give at least 1")
+    if not any(flags.only in name for name in IMPLEMENTATIONS):
+        parser.error(f"--only is {flags.only!r}: give a part of one of {list(IMPLEMENTATIONS)}")
+    return flags
+
+
+def _start(names: list[str], problem: Problem) -> dict[str, harness.Worker]:
+    """A worker for each implementation that is installed; a line for each that is not."""
+    workers = {}
+    for name in names:
+        worker = harness.Worker("benchmarks.langevin_worker", name, problem._asdict())
+        if "missing" in worker.hello:
+            print(f"{name}: left out: {worker.hello['missing']}", flush=True)
+            worker.close()
+        else:
+            workers[name] = worker
+    return workers
+
+
+def summary(problem: Problem, name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of the timed rounds; what the first call took more; whether the law is right."""
+    first, *timed = rounds
+    seconds = [answer["seconds"] for answer in timed]
+    return {
+        "seconds": median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+        "compile_seconds": max(0.0, first["seconds"] - median(seconds)),
+        "peak_mb": timed[-1]["peak_mb"],
+        "others": median(answer["others"] for answer in timed),
+        "law": "-" if name.endswith("noise") else law_error(problem, timed) or "right",
+        "rounds": timed,
+    }
+
+
+def law_error(problem: Problem, rounds: list[dict[str, Any]]) -> str:
+    """What is wrong with the points of all rounds together; nothing if they are right."""
+    total = sum(answer["chains"] for answer in rounds)
+    shares = np.sum([answer["counts"] for answer in rounds], 0) / total
+    if np.max(np.abs(shares - 1 / 8)) > 5 * np.sqrt(1 / 8 * 7 / 8 / total):
+        return f"wrong shares {np.round(shares, 3).tolist()}"
+    variance = np.mean([answer["square"] for answer in rounds]) / 2
+    expected = problem.scale**2 / (1 - problem.step_size / (2 * problem.scale**2))
+    if not abs(variance / expected - 1) < 5 / np.sqrt(total) + 0.01:
+        return f"wrong variance {variance:.4f}, not {expected:.4f}"
+    return ""
+
+
+def report(problem: Problem, results: dict[str, dict[str, Any]]) -> str:
+    """The table: medians, what is apart from them, and ratios to ebm_jax.
+
+    `steps` are a chain's steps in a second; `x score` and `x energy` say how many times
+    faster than the row ebm_jax is by its closed-form score and by autodiff of its energy.
+    """
+    rows = [_row(problem, name, result, results) for name, result in results.items()]
+    busiest = max((result["others"] for result in results.values()), default=0.0)
+    warning = (
+        "\nOther processes were busy: repeat this on a quiet machine." if busiest > 0.1 else ""
+    )
+    return harness.table(HEAD, rows) + warning
+
+
+def _row(problem: Problem, name: str, result: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    seconds = result["seconds"]
+    ours = [results.get(f"ebm_jax, {gradient}") for gradient in ("score", "energy")]
+    return [
+        name,
+        *(f"{result[field]:.3f}" for field in ("seconds", "least", "most")),
+        f"{problem.chains * problem.steps / seconds / 1e6:.1f} M/s",
+        *(f"{seconds / our['seconds']:.2f}" if our else "-" for our in ours),
+        f"{result['compile_seconds']:.1f}",
+        f"{result['peak_mb']:.0f}",
+        f"{100 * result['others']:.0f}",
+        result["law"],
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Experiments at their door: flags, folders, and failures as sentences, never tracebacks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--num-steps", "20", "--num-chains", "64", "--chain-steps", "10", "--data", "moons")
+
+
+def experiment(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"experiments.{name}", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["ncsn", "energy_dsm"])
+def test_help_lists_every_flag_of_main(name):
+    import importlib
+    import inspect
+
+    answer = experiment(name, "--help")
+    assert answer.returncode == 0
+    for flag in inspect.signature(importlib.import_module(f"experiments.{name}").main).parameters:
+        assert f"--{flag.replace('_', '-')}" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--data", "no/such/place"), "does not exist"),
+        (("--data", "README.md"), "idx"),
+        (("--num-steps", "0"), "--num-steps got 0"),
+        (("--channels", "12"), "multiples of 8"),
+        (("--channels", "8", "8", "8", "8", "8"), "divisible by 16"),
+        (("--out", "tests"), "holds no run"),
+        (("--out", "README.md"), "cannot write"),
+        (("--no-such-flag", "1"), "--no-such-flag"),
+    ],
+)
+def test_a_wrong_flag_or_path_is_one_sentence_and_a_non_zero_exit(flags, word, tmp_path):
+    out = () if "--out" in flags else ("--out", str(tmp_path / "run"))
+    answer = experiment("ncsn", *flags, *out)
+    assert answer.returncode != 0
+    assert word in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_run_fills_its_folder_then_says_that_it_is_done_and_refuses_other_flags(tmp_path):
+    out = tmp_path / "run"
+    first = experiment("energy_dsm", *TINY, "--out", str(out))
+    assert first.returncode == 0, first.stderr
+    assert json.loads((out / "config.json").read_text())["num_steps"] == 20
+    assert np.load(out / "samples.npz")["samples"].shape == (64, 2)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page  # self-contained
+
+    before = (out / "metrics.csv").read_text()
+    again = experiment("energy_dsm", *TINY, "--out", str(out))
+    assert again.returncode == 0
+    assert "is done" in again.stdout
+    assert (out / "metrics.csv").read_text() == before
+
+    other = experiment("energy_dsm", *TINY, "--sigma", "0.2", "--out", str(out))
+    assert other.returncode != 0
+    assert "sigma 0.1 there, 0.2 now" in other.stderr

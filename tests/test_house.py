@@ -1,0 +1,54 @@
+"""The plan of the house, read off the imports: they only point down."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (
+    ("types",),
+    ("calculus", "noise", "targets", "nets", "data"),
+    ("losses", "samplers"),
+    ("evidence", "metrics", "recipes", "training", "checkpoints", "sharding"),
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+FILES = sorted((ROOT / "ebm_jax").rglob("*.py"))
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+
+
+def imported(file: Path) -> set[str]:
+    """Dotted names of the modules that a file imports, wherever in it the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def place(file: Path) -> str:
+    return file.relative_to(ROOT / "ebm_jax").parts[0].removesuffix(".py")
+
+
+@each_file
+def test_imports_only_point_down(file):
+    ours = {name.split(".")[1] for name in imported(file) if name.startswith("ebm_jax.")}
+    above = {name for name in ours if FLOOR[name] > FLOOR.get(place(file), -1)}
+    assert not above, f"{place(file)} imports from the floors above: {above}"
+
+
+@each_file
+def test_dependencies_stay_in_their_rooms(file):
+    used = {name.split(".")[0] for name in imported(file)}
+    assert not used & {"experiments", "benchmarks", "tests", "matplotlib", "rich", "tyro"}
+    assert "flax" not in used or place(file) == "nets"
+    assert "optax" not in used or place(file) == "training"
+    assert "orbax" not in used or place(file) == "checkpoints"
+
+
+@each_file
+def test_files_fit_a_few_screens(file):
+    assert len(file.read_text().splitlines()) <= 250

@@ -1,0 +1,323 @@
+"""Networks against numpy and scipy on the same weights; preconditioning against its algebra."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate
+from scipy.special import expit
+
+from ebm_jax import noise
+from ebm_jax.calculus import score_from_denoiser
+from ebm_jax.nets import MLP, ConvScore, EnergyMLP, LevelEmbedding, ScoreMLP, precondition
+from ebm_jax.nets.conv import Conv3x3, ResBlock, group_norm
+
+LEVEL = 0.7
+
+
+def random_weights(net, *inputs):
+    """Weights of the shapes that `net` asks for, none of them zero, and the plain function."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.float32(0.3 * rng.normal(size=leaf.shape)), shapes)
+    numbers = jax.tree.map(partial(np.asarray, dtype=np.float64), params)["params"]
+    return params, numbers, jax.jit(partial(net.apply, params))
+
+
+def normals(*shape, seed=1):
+    return jnp.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+def silu(x):
+    return x * expit(x)
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def embed(p, level, features):
+    """Sines and cosines of geometrically spaced frequencies from 1/4 to 16, two layers."""
+    angles = level * 0.25 * 64 ** (np.arange(features // 2) / (features // 2 - 1))
+    waves = np.concatenate([np.cos(angles), np.sin(angles)])
+    return dense(p["Dense_0"], silu(dense(p["Dense_1"], waves)))  # linen numbers the outer first
+
+
+def normalise(p, x):
+    """Zero mean and unit variance in each of 8 groups of channels."""
+    h, w, c = x.shape
+    groups = x.reshape(h, w, 8, c // 8)
+    centred = groups - groups.mean((0, 1, 3), keepdims=True)
+    unit = centred / np.sqrt((centred**2).mean((0, 1, 3), keepdims=True) + 1e-6)
+    return unit.reshape(x.shape) * p["scale"] + p["bias"]
+
+
+def convolve(p, x):
+    """Zero-padded 3x3 correlation, channel by channel."""
+    kernel = p["kernel"]
+    planes = [
+        sum(correlate(x[..., i], kernel[..., i, o], "same") for i in range(x.shape[-1]))
+        for o in range(kernel.shape[-1])
+    ]
+    return np.stack(planes, -1) + p["bias"]
+
+
+def res_block(p, x, embedding):
+    h = convolve(p["Conv3x3_0"], silu(normalise(p["GroupNorm_0"], x)))
+    h = normalise(p["GroupNorm_1"], h + dense(p["Dense_0"], silu(embedding)))
+    h = convolve(p["Conv3x3_1"], silu(h))
+    return h + (dense(p["Dense_1"], x) if "Dense_1" in p else x)
+
+
+def u_net(p, x, level):
+    """`ConvScore` with channels (8, 16) and one block, written out."""
+    embedding = embed(p["LevelEmbedding_0"], level, 4 * 8)
+    fine = res_block(p["ResBlock_0"], convolve(p["Conv3x3_0"], x), embedding)
+    pooled = fine.reshape(fine.shape[0] // 2, 2, fine.shape[1] // 2, 2, -1).mean((1, 3))
+    coarse = res_block(p["ResBlock_1"], pooled, embedding)
+    joined = np.concatenate([np.kron(coarse, np.ones((2, 2, 1))), fine], -1)
+    h = res_block(p["ResBlock_2"], joined, embedding)
+    return convolve(p["Conv3x3_1"], silu(normalise(p["GroupNorm_0"], h)))
+
+
+# ---- networks on the same weights
+
+
+def test_mlp_is_dense_layers_with_silu_between_them_and_none_at_the_end():
+    x = normals(3)
+    _, p, apply = random_weights(MLP((5, 4, 2)), x)
+    h = silu(dense(p["Dense_1"], silu(dense(p["Dense_0"], x))))
+    np.testing.assert_allclose(apply(x), dense(p["Dense_2"], h), rtol=1e-4, atol=1e-6)
+
+
+def test_energy_mlp_is_an_mlp_plus_a_quadratic():
+    x = normals(2, 3)
+    _, p, apply = random_weights(EnergyMLP((5, 4)), x)
+    layers, h = p["MLP_0"], np.asarray(x).ravel()
+    for name in ("Dense_0", "Dense_1"):
+        h = silu(dense(layers[name], h))
+    expected = dense(layers["Dense_2"], h)[0] + 0.5 * np.exp(p["log_precision"]) * np.sum(x**2)
+    assert apply(x).shape == ()
+    np.testing.assert_allclose(apply(x), expected, rtol=1e-5)
+
+
+def test_energy_mlp_starts_with_the_tails_of_a_gaussian_wider_than_any_planar_target():
+    """E / |x|^2 tends to 1 / (2 s^2) with s = e, whatever the other weights."""
+    x = jnp.array([3e5, -4e5])
+    energy = EnergyMLP().init_with_output(jax.random.key(0), x)[0]
+    np.testing.assert_allclose(energy / jnp.sum(x**2), 0.5 * np.exp(-2), rtol=1e-3)
+
+
+def test_level_embedding_is_two_layers_on_waves_of_a_geometric_range():
+    _, p, apply = random_weights(LevelEmbedding(12), jnp.float32(LEVEL))
+    np.testing.assert_allclose(apply(jnp.float32(LEVEL)), embed(p, LEVEL, 12), rtol=1e-4, atol=1e-5)
+
+
+def test_score_mlp_adds_the_embedded_level_inside_every_hidden_layer():
+    x = normals(2, 2)
+    _, p, apply = random_weights(ScoreMLP((5, 4)), x, jnp.float32(LEVEL))
+    embedding, h = embed(p["LevelEmbedding_0"], LEVEL, 64), np.asarray(x).ravel()
+    h = silu(dense(p["Dense_0"], h) + dense(p["Dense_1"], embedding))
+    h = silu(dense(p["Dense_2"], h) + dense(p["Dense_3"], embedding))
+    expected = dense(p["Dense_4"], h).reshape(2, 2)
+    np.testing.assert_allclose(apply(x, jnp.float32(LEVEL)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_convolution_is_scipys_correlation_with_zeros_around_the_image():
+    x = normals(5, 4, 3)
+    _, p, apply = random_weights(Conv3x3(2), x)
+    np.testing.assert_allclose(apply(x), convolve(p, np.asarray(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_in", [8, 16])
+def test_res_block_is_two_convolutions_around_a_shift_on_a_residual_path(channels_in):
+    x, embedding = normals(4, 6, channels_in), normals(5, seed=2)
+    _, p, apply = random_weights(ResBlock(8), x, embedding)
+    assert ("Dense_1" in p) == (channels_in != 8)  # the residual path projects when it must
+    expected = res_block(p, np.asarray(x), np.asarray(embedding))
+    np.testing.assert_allclose(apply(x, embedding), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_conv_score_is_the_u_net_written_out():
+    x = normals(4, 6, 3)
+    _, p, apply = random_weights(ConvScore((8, 16), blocks=1), x, jnp.float32(LEVEL))
+    expected = u_net(p, np.asarray(x), LEVEL)
+    error = np.abs(apply(x, jnp.float32(LEVEL)) - expected).max()
+    assert error < 1e-3 * np.abs(expected).max()
+
+
+def test_conv_score_has_the_blocks_it_was_asked_for():
+    """`blocks` at each resolution down and again up, a stem and a head around them."""
+    shapes = jax.eval_shape(
+        ConvScore((8, 16, 24), blocks=2).init, jax.random.key(0), normals(8, 4, 1), jnp.float32(0)
+    )
+    names = shapes["params"].keys()
+    assert sum(name.startswith("ResBlock") for name in names) == 3 * 2 + 2 * 2
+    assert sum(name.startswith("Conv3x3") for name in names) == 2
+
+
+def test_default_sizes_are_those_documented():
+    assert (MLP((1,)).activation, EnergyMLP().widths, ScoreMLP().widths) == (
+        jax.nn.silu, (128, 128), (128, 128),
+    )  # fmt: skip
+    assert (ConvScore().channels, ConvScore().blocks) == ((32, 64), 2)
+
+
+# ---- what every network must keep
+
+
+def test_group_norm_normalises_every_image_of_a_batch_by_itself():
+    """linen's default under `vmap` reduces wrongly; images of other scales show it."""
+    images = normals(3, 4, 4, 16) * jnp.array([1.0, 10.0, 0.1])[:, None, None, None] + 5.0
+    norm = group_norm()
+    params = norm.init(jax.random.key(0), images[0])
+    out = np.asarray(jax.vmap(partial(norm.apply, params))(images)).reshape(3, 16, 8, 2)
+    np.testing.assert_allclose(out.mean((1, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(out.var((1, 3)), 1, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"), [(ConvScore((8, 16), blocks=1), (8, 4, 1)), (ScoreMLP((16,)), (3,))]
+)
+def test_an_example_alone_gives_what_it_gives_in_a_batch(net, shape):
+    batch, levels = normals(5, *shape) * 3, jnp.linspace(-1.0, 1.0, 5)
+    _, _, apply = random_weights(net, batch[0], levels[0])
+    together = jax.vmap(apply)(batch, levels)
+    for i in range(5):
+        np.testing.assert_allclose(apply(batch[i], levels[i]), together[i], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"), [(ConvScore((8, 16), blocks=1), (8, 4, 1)), (ScoreMLP((16,)), (3,))]
+)
+def test_the_level_changes_the_field(net, shape):
+    x = normals(*shape)
+    _, _, apply = random_weights(net, x, jnp.float32(0))
+    low, high = apply(x, jnp.float32(-1.0)), apply(x, jnp.float32(1.0))
+    assert np.abs(low - high).max() > 0.01 * np.abs(low).max()
+
+
+def test_conv_score_starts_as_the_zero_field_and_learns_from_there():
+    """So that a preconditioned network starts as the exact denoiser of a Gaussian."""
+    x, level = normals(4, 4, 1), jnp.float32(LEVEL)
+    net = ConvScore((8,), blocks=0)
+    params = jax.jit(net.init)(jax.random.key(0), x, level)
+
+    def total(params):
+        out = net.apply(params, x, level)
+        return jnp.sum(out), out
+
+    grads, out = jax.jit(jax.grad(total, has_aux=True))(params)
+    np.testing.assert_array_equal(out, jnp.zeros_like(x))
+    assert np.abs(grads["params"]["Conv3x3_1"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "side"), [((8, 8), (6, 5, 1), 2), ((8, 8, 8), (6, 8, 1), 4)]
+)
+def test_conv_score_refuses_sides_that_do_not_halve(channels, shape, side):
+    with pytest.raises(ValueError, match=f"image of {shape[0]}x{shape[1]}.*divisible by {side}"):
+        jax.eval_shape(ConvScore(channels).init, jax.random.key(0), normals(*shape), jnp.float32(0))
+
+
+@pytest.mark.parametrize("channels", [(), (12,), (0,), (8, 4)])
+def test_conv_score_refuses_channels_that_do_not_fill_its_groups(channels):
+    with pytest.raises(ValueError, match=r"`ConvScore` got channels \(.*multiples of 8"):
+        ConvScore(channels).init(jax.random.key(0), normals(4, 4, 1), jnp.float32(0))
+
+
+def test_conv_score_with_one_resolution_takes_any_sides():
+    x = normals(5, 3, 2)
+    _, _, apply = random_weights(ConvScore((8,), blocks=1), x, jnp.float32(0))
+    assert apply(x, jnp.float32(0)).shape == x.shape
+
+
+# ---- preconditioning: D = c_skip x + c_out F(c_in x, c_noise)
+
+SIGMAS = (0.01, 0.4, 3.0, 60.0)
+
+
+def coefficients(factory, sigma):
+    """(c_skip, c_out, c_in, c_noise) as seen by raw functions that give them away."""
+    one, sigma = jnp.ones(1), jnp.float32(sigma)
+    skip = factory(lambda x, level: jnp.zeros_like(x))(one, sigma)[0]
+    out = factory(lambda x, level: jnp.ones_like(x))(one, sigma)[0] - skip
+    seen = []
+    factory(lambda x, level: seen.extend([float(x[0]), float(level)]) or x)(one, sigma)
+    return np.float64(skip), np.float64(out), *seen
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("options", [{}, {"sigma_data": 1.3}])
+def test_edm_gives_the_network_inputs_and_targets_of_unit_variance(sigma, options):
+    """Equations 114 to 131 of arXiv:2206.00364, for data of standard deviation sd.
+
+    Input c_in x and target (x_0 - c_skip x) / c_out have variance one, and c_skip makes
+    c_out, which amplifies the network's errors, as small as it can be.
+    """
+    sd = options.get("sigma_data", 0.5)
+    skip, out, scale, level = coefficients(partial(precondition.edm, **options), sigma)
+    np.testing.assert_allclose(scale**2 * (sd**2 + sigma**2), 1, rtol=1e-5)
+
+    def target_variance(skip):
+        return (1 - skip) ** 2 * sd**2 + skip**2 * sigma**2
+
+    np.testing.assert_allclose(target_variance(skip) / out**2, 1, rtol=1e-3)
+    assert out > 0
+    assert target_variance(skip) <= target_variance(skip * np.array([0.9, 1.1])).min()
+    np.testing.assert_allclose(level, np.log(sigma) / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_edm_of_a_zero_network_is_the_exact_denoiser_of_gaussian_data(sigma):
+    """E[x_0 | x] = sd^2 / (sd^2 + sigma^2) x, by the conditional law of a Gaussian pair."""
+    denoise = precondition.edm(lambda x, level: jnp.zeros_like(x), sigma_data=0.8)
+    x = jnp.array([1.0, -2.0, 0.5])
+    expected = 0.8**2 / (0.8**2 + sigma**2) * x
+    np.testing.assert_allclose(denoise(x, jnp.float32(sigma)), expected, rtol=1e-5)
+
+
+def raw(x, level):
+    return jnp.sin(3 * x) + level
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_ncsn_makes_the_score_the_network_over_sigma(sigma):
+    x, sigma = jnp.array([1.0, -2.0, 0.5]), jnp.float32(sigma)
+    score = score_from_denoiser(precondition.ncsn(raw))(x, sigma)
+    np.testing.assert_allclose(score, raw(x, jnp.log(sigma)) / sigma, rtol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta_min": 0.3, "beta_max": 8.0}])
+@pytest.mark.parametrize("t", [1e-4, 0.02, 0.5, 1.0])
+def test_vp_makes_the_score_of_the_process_minus_the_network_over_its_sigma(t, options):
+    """F(x_t, 999 t) predicts the noise, so that the score of x_t is -F / sigma(t)."""
+    process, t = noise.vp(**options), jnp.float32(t)
+    x = process.alpha(t) * jnp.array([1.0, -2.0, 0.5])
+    score = process.score(precondition.vp(raw, **options))(x, t)
+    expected = -raw(x, 999 * t) / process.sigma(t)
+    np.testing.assert_allclose(score, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_vp_finds_the_time_at_which_the_process_has_this_noise(sigma):
+    skip, _, scale, level = coefficients(precondition.vp, sigma)
+    process, t = noise.vp(), jnp.float32(level / 999)
+    np.testing.assert_allclose(process.sigma(t) / process.alpha(t), sigma, rtol=2e-3)
+    np.testing.assert_allclose([skip, scale], [1, process.alpha(t)], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: precondition.edm(raw, sigma_data=0.0), "`edm` got sigma_data=0.0"),
+        (lambda: precondition.edm(raw, sigma_data=-1.0), "`edm` got sigma_data=-1.0"),
+        (lambda: precondition.vp(raw, beta_min=0.0), "`vp` got the range 0.0 to 20.0"),
+        (lambda: precondition.vp(raw, beta_max=0.1), "`vp` got the range 0.1 to 0.1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name_and_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,295 @@
+"""The training step against numpy and the loop against itself: interrupted, spread, diverging."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ebm_jax.checkpoints import Checkpoints
+from ebm_jax.losses import denoising_score_matching, noise_conditional
+from ebm_jax.nets import ScoreMLP, precondition
+from ebm_jax.sharding import data_mesh, replicate, split
+from ebm_jax.training import TrainingDiverged, fit, init_state, make_step
+from tests.statistics import assert_mean, assert_variance
+
+RATE, MOMENTUM = 0.1, 0.5
+RNG = np.random.default_rng(0)
+INPUTS, TARGETS = RNG.normal(size=(15, 6, 2)), RNG.normal(size=(15, 6))  # steps, batch
+WEIGHT = np.array([0.5, -1.0])
+
+
+def squared_error(params, key, example):
+    x, y = example
+    return 0.5 * (x @ params["w"] - y) ** 2
+
+
+def strict(optimizer):
+    """`optimizer` where types must not mix: optax's Adam raises a float to an int32."""
+
+    def update(*args):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(*args)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def momentum():
+    return optax.sgd(RATE, momentum=MOMENTUM)
+
+
+def start(optimizer=None, seed=0):
+    params = {"w": jnp.float32(WEIGHT)}
+    return init_state(params, optimizer or momentum(), jax.random.key(seed))
+
+
+def batches(first, count):
+    some = slice(first, first + count)
+    return jnp.float32(INPUTS[some]), jnp.float32(TARGETS[some])
+
+
+def by_hand(ema_decay):
+    """(w, ema, loss, grad_norm) after each step of gradient descent with momentum."""
+    w, ema, velocity = WEIGHT, WEIGHT, np.zeros(2)
+    for t, (x, y) in enumerate(zip(INPUTS, TARGETS, strict=True)):
+        loss, grad = 0.5 * np.mean((x @ w - y) ** 2), x.T @ (x @ w - y) / len(y)
+        velocity = grad + MOMENTUM * velocity
+        w = w - RATE * velocity
+        decay = min(ema_decay, (1 + t) / (10 + t))  # the ramp: 1/10, 2/11, 3/12 ...
+        ema = decay * ema + (1 - decay) * w
+        yield w, ema, loss, np.linalg.norm(grad)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.3}, {"ema_decay": 0.0}])
+def test_steps_are_those_of_momentum_and_the_ramped_average_written_out(options):
+    step, state = jax.jit(make_step(squared_error, momentum(), **options)), start()
+    np.testing.assert_array_equal(state.ema["w"], jnp.float32(WEIGHT))
+    for i, (w, ema, loss, grad_norm) in enumerate(by_hand(options.get("ema_decay", 0.999))):
+        assert state.step == i
+        state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], batches(i, 1)))
+        np.testing.assert_allclose(state.params["w"], w, rtol=1e-4)
+        np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-4)
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
+        np.testing.assert_allclose(metrics["grad_norm"], grad_norm, rtol=1e-4)
+    assert state.key == start().key
+
+
+def test_average_approaches_its_decay_however_long_the_run():
+    """At step t the ramp is (1 + t) / (10 + t): far along, `ema_decay` rules by default .999."""
+    state = start()._replace(step=jnp.int32(100_000), ema={"w": jnp.zeros(2)})
+    step = make_step(lambda params, key, example: 0.0 * params["w"].sum(), optax.sgd(0.0))
+    state, _ = step(state, jnp.zeros((1, 1)))
+    np.testing.assert_allclose(state.ema["w"], 0.001 * WEIGHT, rtol=1e-3)
+
+
+def test_optimizers_that_look_at_the_parameters_are_given_them():
+    """Decoupled weight decay: w (1 - rate * decay) when the gradient is zero."""
+    optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+    step = make_step(lambda params, key, example: 0.0 * params["w"].sum(), optimizer)
+    state, _ = step(start(optimizer), jnp.zeros((1, 1)))
+    np.testing.assert_allclose(state.params["w"], WEIGHT * 0.95, rtol=1e-5)
+
+
+def test_a_step_does_not_change_with_the_batch_size():
+    """Every example given twice makes the same step."""
+    step = jax.jit(make_step(squared_error, momentum()))
+    x, y = jax.tree.map(lambda leaf: leaf[0], batches(0, 1))
+    once, metrics = step(start(), (x, y))
+    twice, metrics_twice = step(start(), (jnp.repeat(x, 2, 0), jnp.repeat(y, 2, 0)))
+    np.testing.assert_allclose(twice.params["w"], once.params["w"], rtol=1e-6)
+    np.testing.assert_allclose(metrics_twice["loss"], metrics["loss"], rtol=1e-6)
+
+
+# ---- randomness
+
+
+def draws_of(seed, batch_size, num_steps):
+    """What `num_steps` steps drew for each example, read off gradients that are the draws."""
+
+    def loss(params, key, index):
+        noise = jax.random.normal(key)
+        return jnp.sum(params["seen"] * jax.nn.one_hot(index, batch_size) * noise) * batch_size
+
+    optimizer = optax.identity()  # the parameters gain each step's gradient
+    state = init_state({"seen": jnp.zeros(batch_size)}, optimizer, jax.random.key(seed))
+    step, seen = jax.jit(make_step(loss, optimizer)), [np.zeros(batch_size)]
+    for _ in range(num_steps):
+        state, _ = step(state, jnp.arange(batch_size))
+        seen.append(np.asarray(state.params["seen"]))
+    return np.diff(seen, axis=0)
+
+
+def test_examples_and_steps_draw_independent_noise_of_their_own():
+    noise = draws_of(0, 500, 4).T
+    assert_mean(noise, np.zeros(4))
+    assert_variance(noise, np.ones(4), mean=0.0)
+    assert_mean(np.einsum("ni,nj->nij", noise, noise), np.eye(4))
+    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 0.2
+    assert np.abs(draws_of(1, 500, 1)[0] - noise[:, 0]).min() > 0  # another seed
+
+
+def test_an_example_draws_the_same_noise_in_a_batch_of_any_size():
+    np.testing.assert_allclose(draws_of(0, 3, 4), draws_of(0, 500, 4)[:, :3], atol=1e-5)
+
+
+# ---- many devices
+
+
+def score_loss(params, key, x):
+    denoise = precondition.edm(partial(ScoreMLP((16,)).apply, params))
+    return noise_conditional(denoise, key, x, jnp.float32(0.5))
+
+
+def score_state():
+    x = jnp.zeros(2)
+    params = ScoreMLP((16,)).init(jax.random.key(0), x, jnp.float32(0))
+    return init_state(params, optax.adam(1e-2), jax.random.key(1))
+
+
+def planar_batches(first, count):
+    keys = [jax.random.key(step) for step in range(first, first + count)]
+    return jnp.stack([jax.random.normal(key, (16, 2)) for key in keys])
+
+
+def losses_on(mesh):
+    def place(first, count):
+        return split(planar_batches(first, count), mesh, axis=1)
+
+    step = make_step(score_loss, strict(optax.adam(1e-2)))
+    calls = fit(step, replicate(score_state(), mesh), place, num_steps=20, steps_per_call=10)
+    states, metrics = zip(*calls, strict=True)
+    assert len(jax.tree.leaves(states[-1].params)[0].sharding.device_set) == mesh.size
+    return np.concatenate([m["loss"] for m in metrics])
+
+
+def test_losses_on_one_device_and_on_eight_agree():
+    alone, spread = losses_on(data_mesh(1)), losses_on(data_mesh(16))
+    np.testing.assert_allclose(spread, alone, rtol=1e-5)
+    assert alone[-5:].mean() < alone[:5].mean()
+
+
+# ---- the loop
+
+
+def test_fit_makes_the_calls_it_was_asked_for_and_each_state_is_by_hand():
+    asked = []
+
+    def watched(first, count):
+        asked.append((first, count))
+        return batches(first, count)
+
+    expected = list(by_hand(0.999))
+    done = 0
+    for state, metrics in fit(
+        make_step(squared_error, momentum()), start(), watched, num_steps=7, steps_per_call=3
+    ):
+        count = len(metrics["loss"])
+        done += count
+        assert state.step == done
+        losses = [loss for _, _, loss, _ in expected[done - count : done]]
+        np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-4)
+        np.testing.assert_allclose(state.params["w"], expected[done - 1][0], rtol=1e-4)
+    assert asked == [(0, 3), (3, 3), (6, 1)]
+
+
+def test_fit_has_nothing_to_do_for_a_finished_state():
+    state = start()._replace(step=jnp.int32(7))
+    step = make_step(squared_error, momentum())
+    assert list(fit(step, state, batches, num_steps=7, steps_per_call=3)) == []
+
+
+def test_fit_reuses_the_memory_of_the_state_that_goes_in():
+    state = start()
+    next(fit(make_step(squared_error, momentum()), state, batches, num_steps=2, steps_per_call=2))
+    assert state.params["w"].is_deleted()
+    assert state.ema["w"].is_deleted()
+
+
+def bits(state):
+    leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
+    return [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+def test_a_run_resumed_from_its_checkpoint_ends_on_the_same_bits(tmp_path):
+    """Parameters, average, optimiser, step and key: N + N steps are 2 N steps."""
+    step = make_step(score_loss, strict(optax.adam(1e-2)))
+    train = partial(fit, step, batches=planar_batches, steps_per_call=4)
+    *_, (whole, _) = train(state=score_state(), num_steps=16)
+    with Checkpoints(tmp_path) as checkpoints:
+        for state, _ in train(state=score_state(), num_steps=8):
+            checkpoints.save(int(state.step), state)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 8
+        restored = checkpoints.restore(score_state())
+    halfway = bits(restored)
+    assert halfway == bits(state)
+    *_, (resumed, _) = train(state=restored, num_steps=16)
+    assert bits(resumed) == bits(whole)
+    assert bits(resumed) != halfway
+
+
+# ---- errors
+
+
+def spoiled(at, value):
+    """Batches whose one input of step `at`, counted from 1, is `value`."""
+
+    def some(first, count):
+        x, y = batches(first, count)
+        index = at - 1 - first
+        return (x.at[index, 2, 0].set(value) if 0 <= index < count else x), y
+
+    return some
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 7])
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_quantity(at, value):
+    step = make_step(squared_error, momentum())
+    calls = fit(step, start(), spoiled(at, value), num_steps=9, steps_per_call=3)
+    for _ in range((at - 1) // 3):  # every whole call before is yielded
+        assert all(np.isfinite(values).all() for values in next(calls)[1].values())
+    with pytest.raises(TrainingDiverged, match=rf"loss was (nan|inf) at step {at}$") as error:
+        next(calls)
+    assert (error.value.step, error.value.quantity) == (at, "loss")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is():
+    """sqrt(|x w|) is 0 at x = 0, where its slope is infinite times zero."""
+
+    def loss(params, key, example):
+        return jnp.sqrt(jnp.sum((example[0] * params["w"]) ** 2))
+
+    def zeroed(first, count):
+        x, y = batches(first, count)
+        return x.at[4 - first].set(0.0), y
+
+    with pytest.raises(TrainingDiverged, match=r"grad_norm was nan at step 5$") as error:
+        list(fit(make_step(loss, momentum()), start(), zeroed, num_steps=9, steps_per_call=9))
+    assert (error.value.step, error.value.quantity) == (5, "grad_norm")
+
+
+def test_numbers_out_of_range_are_refused_by_name_and_value():
+    for decay in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"`make_step` got ema_decay={decay}"):
+            make_step(squared_error, momentum(), ema_decay=decay)
+    for count in (0, -1):
+        calls = fit(squared_error, start(), batches, num_steps=3, steps_per_call=count)
+        with pytest.raises(ValueError, match=f"`fit` got steps_per_call={count}"):
+            next(calls)
+
+
+def test_one_step_of_denoising_score_matching_turns_a_linear_score_towards_the_truth():
+    """On N(0, I) at sigma = 1 the score is -x / 2; from 0 every step makes the slope negative."""
+
+    def loss(params, key, x):
+        return denoising_score_matching(lambda x, s: params["a"] * x, key, x, jnp.float32(1.0))
+
+    optimizer = optax.sgd(0.1)
+    state = init_state({"a": jnp.float32(0.0)}, optimizer, jax.random.key(0))
+    step = jax.jit(make_step(loss, optimizer))
+    for i in range(50):
+        state, _ = step(state, jax.random.normal(jax.random.key(i), (512, 2)))
+    np.testing.assert_allclose(state.params["a"], -0.5, atol=0.03)
