@@ -82,8 +82,9 @@ def gaussian_mixture(
     centres = [[float(c) for c in mean] for mean in means]
 
     def components(x: Example) -> tuple[Scalar, list[Scalar]]:
+        xs = list(x)
         logs = [
-            h - 0.5 * p * sum((x[j] - c) ** 2 for j, c in enumerate(centre))
+            h - 0.5 * p * sum((xj - c) ** 2 for xj, c in zip(xs, centre, strict=True))
             for h, p, centre in zip(heights, precisions, centres, strict=True)
         ]
         top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, logs))  # cancels exactly
@@ -97,11 +98,11 @@ def gaussian_mixture(
         _, shares = components(x)
         pulls = [share * p for share, p in zip(shares, precisions, strict=True)]
         pull, total = sum(pulls), sum(shares)
-        ahead = [
+        forces = [
             sum(f * c[j] for f, c in zip(pulls, centres, strict=True)) - pull * x[j]
             for j in range(d)
         ]
-        return jnp.stack(ahead) / total
+        return jnp.stack([force / total for force in forces])
 
     def draw(key: PRNGKey) -> Example:
         key_component, key_noise = jax.random.split(key)

@@ -134,23 +134,23 @@ def judge(
     if target.smoothed is not None:
         law = target.smoothed(sigma)
         assert law.energy is not None
-        results["KL(smoothed data || model), nats"] = float(
-            evidence.kl_on_grid(law.energy, energy, half_width=HALF_WIDTH)
-        )
-        inside = jax.vmap(law.energy)
+        kl = jax.jit(partial(evidence.kl_on_grid, law.energy, energy, half_width=HALF_WIDTH))
+        results["KL(smoothed data || model), nats"] = float(kl())
+        inside = jax.jit(jax.vmap(law.energy))
         level = jnp.quantile(inside(data), 0.99)
         shares = {"samples": inside(samples) <= level, "data": inside(data) <= level}
     else:
-        far = jnp.quantile(metrics.nearest_distance(data[:half], data[half:]), 0.99)
+        nearest = jax.jit(metrics.nearest_distance)
+        far = jnp.quantile(nearest(data[:half], data[half:]), 0.99)
         near = {
-            name: metrics.nearest_distance(x[:half], data[half:])
+            name: nearest(x[:half], data[half:])
             for name, x in (("samples", samples), ("data", data))
         }
         shares = {name: distance <= far for name, distance in near.items()}
     for name, share in shares.items():
         results[f"share in the support, {name}"] = float(jnp.mean(share))
-    bandwidth = metrics.median_distance(data[:half])
-    mmd = partial(metrics.squared_mmd, bandwidth=bandwidth)
+    bandwidth = jax.jit(metrics.median_distance)(data[:half])
+    mmd = jax.jit(partial(metrics.squared_mmd, bandwidth=bandwidth))
     results["squared MMD, samples against data"] = float(mmd(samples[half:], data[:half]))
     results["squared MMD, data against data"] = float(mmd(data[half:], data[:half]))
     return results
@@ -167,12 +167,13 @@ def report(
     for axis, title, points in ((axes[0], "data", data), (axes[1], "samples", samples)):
         axis.plot(*points.T, ",", color="#225588", alpha=0.6)
         axis.set_title(title)
-    log_p = evidence.log_density_on_grid(energy, half_width=HALF_WIDTH, num_points=200)
+    log_density = partial(evidence.log_density_on_grid, energy, num_points=200)
+    log_p = jax.jit(partial(log_density, half_width=HALF_WIDTH))()
     shown, extent = page.plane(np.maximum(-np.asarray(log_p), 0.0), HALF_WIDTH)
     axes[2].imshow(np.minimum(shown, shown.min() + 8), extent=extent, cmap="viridis")
     axes[2].set_title("energy, up to 8 above its least")
     grid = evidence.square_grid(4.5, 22)
-    score = np.asarray(jax.vmap(score_from_energy(energy))(grid))
+    score = np.asarray(jax.jit(jax.vmap(score_from_energy(energy)))(grid))
     length = np.linalg.norm(score, axis=-1, keepdims=True)
     arrows = score / length * np.minimum(length, 10.0)
     axes[3].quiver(*np.asarray(grid).T, *arrows.T, color="#225588", width=0.004)

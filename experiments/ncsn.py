@@ -25,14 +25,15 @@ from ebm_jax import losses, metrics, noise
 from ebm_jax.calculus import score_from_denoiser
 from ebm_jax.data import Images, batch_indices, load_split, to_uint8, to_unit
 from ebm_jax.nets import ConvScore, precondition
-from ebm_jax.samplers import annealed_langevin, annealed_langevin_path
+from ebm_jax.samplers import annealed_langevin_path
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 from experiments._run import Run, RunError, command, progress, say
 from experiments._train import train
 
 SHOWN = 100  # samples in the grid
-CHUNK = 128  # samples drawn in one compiled call
+SHOWN_PATHS = 8  # chains in the picture of the annealing
+CHUNK = 150  # samples drawn in one compiled call
 
 
 def main(
@@ -83,7 +84,7 @@ def main(
 
     net = ConvScore(channels, blocks)
     try:
-        params = jax.jit(net.init)(jax.random.key(seed), x[0], jnp.float32(0))
+        params = net.lazy_init(jax.random.key(seed), jax.ShapeDtypeStruct(x[0].shape, x.dtype), 0.0)
     except ValueError as error:
         raise RunError(str(error)) from error
     sigma_data = float(x.std())
@@ -115,10 +116,17 @@ def main(
         evaluate=loss_by_level(denoiser, sigmas, x, to_unit(held_out.pixels)),
     )
     denoise = denoiser(state.ema)
-    sampler: dict[str, Any] = {"steps_per_level": steps_per_level, "step_ratio": step_ratio}
     with run.clock("sample"):
-        samples = draw_samples(denoise, sigmas, x[0], num_samples, seed, **sampler)
-        paths = draw_paths(denoise, sigmas, x[0], seed, **sampler)
+        drawn, paths = draw_samples(
+            denoise,
+            sigmas,
+            x[0],
+            num_samples,
+            seed,
+            steps_per_level=steps_per_level,
+            step_ratio=step_ratio,
+        )
+    samples = to_uint8(drawn)
     np.savez_compressed(run.folder / "samples.npz", samples=samples)
     with run.clock("judge"):
         results = judge(samples, images, held_out, seed)
@@ -147,41 +155,43 @@ def loss_by_level(denoiser: Any, sigmas: Array, train: np.ndarray, held_out: np.
 
 
 def draw_samples(
-    denoise: DenoiseFn, sigmas: Array, like: np.ndarray, count: int, seed: int, **sampler: Any
-) -> np.ndarray:
-    """uint8 samples; sample i depends on (seed, i) alone."""
+    denoise: DenoiseFn,
+    sigmas: Array,
+    like: np.ndarray,
+    count: int,
+    seed: int,
+    *,
+    steps_per_level: int,
+    step_ratio: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples in [-1, 1], denoised at the end, and the levels' ends of the first SHOWN_PATHS.
+
+    Sample i depends on (seed, i) alone.
+    """
 
     @spread
-    def draw(key: PRNGKey) -> Array:
+    def draw(key: PRNGKey) -> tuple[Array, Array]:
         key_start, key_chain = jax.random.split(key)
         start = sigmas[0] * jax.random.normal(key_start, like.shape)
-        score_fn = score_from_denoiser(denoise)
-        return annealed_langevin(score_fn, key_chain, start, sigmas, final_denoise=True, **sampler)
+        path = annealed_langevin_path(
+            score_from_denoiser(denoise),
+            key_chain,
+            start,
+            sigmas,
+            steps_per_level=steps_per_level,
+            step_ratio=step_ratio,
+        )
+        return denoise(path[-1], sigmas[-1]), path
 
-    chunks = []
+    samples, paths = [], []
     with progress("sample", count) as advance:
         for first in range(0, count, CHUNK):
-            index = jnp.arange(first, first + CHUNK)
-            keys = noise.example_keys(jax.random.key(seed + 1), index)
-            chunks.append(to_uint8(np.asarray(draw(keys))))
+            index = first + jnp.arange(CHUNK)
+            x, path = draw(noise.example_keys(jax.random.key(seed + 1), index))
+            samples.append(np.asarray(x))
+            paths.append(np.asarray(path[: max(0, SHOWN_PATHS - first)]))
             advance(min(CHUNK, count - first))
-    return np.concatenate(chunks)[:count]
-
-
-def draw_paths(
-    denoise: DenoiseFn, sigmas: Array, like: np.ndarray, seed: int, **sampler: Any
-) -> np.ndarray:
-    """The chains of the first 8 samples at the end of every level, (8, levels, h, w, c)."""
-
-    @spread
-    def draw(key: PRNGKey) -> Array:
-        key_start, key_chain = jax.random.split(key)
-        start = sigmas[0] * jax.random.normal(key_start, like.shape)
-        return annealed_langevin_path(
-            score_from_denoiser(denoise), key_chain, start, sigmas, **sampler
-        )
-
-    return np.asarray(draw(noise.example_keys(jax.random.key(seed + 1), jnp.arange(8))))
+    return np.concatenate(samples)[:count], np.concatenate(paths)
 
 
 def judge(samples: np.ndarray, images: Images, held_out: Images, seed: int) -> dict[str, float]:
@@ -199,21 +209,21 @@ def judge(samples: np.ndarray, images: Images, held_out: Images, seed: int) -> d
         results["classifier accuracy on held-out images"] = accuracy
     real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
     reference = features(to_unit(held_out.pixels[:n]))
-    bandwidth = metrics.median_distance(jnp.asarray(reference[:1000]))
+    bandwidth = jax.jit(metrics.median_distance)(jnp.asarray(reference[:1000]))
+    squared_mmd = jax.jit(metrics.squared_mmd)
     for who, pixels in {"samples": samples[:n], "real": real}.items():
         embedded = features(to_unit(pixels))
         frechet = metrics.frechet_distance(embedded, reference)
-        mmd = metrics.squared_mmd(
-            jnp.asarray(embedded), jnp.asarray(reference), bandwidth=bandwidth
-        )
+        mmd = squared_mmd(jnp.asarray(embedded), jnp.asarray(reference), bandwidth=bandwidth)
         results[f"Frechet distance ({name}), {who}"] = frechet
         results[f"squared MMD ({name}), {who}"] = float(mmd)
     results["Frechet distance, samples / real"] = (
         results[f"Frechet distance ({name}), samples"] / results[f"Frechet distance ({name}), real"]
     )
     train = jnp.asarray(to_unit(images.pixels))
+    nearest = jax.jit(metrics.nearest_distance)
     near = [
-        float(jnp.median(metrics.nearest_distance(jnp.asarray(to_unit(pixels)), train)))
+        float(jnp.median(nearest(jnp.asarray(to_unit(pixels)), train)))
         for pixels in (samples[:n], held_out.pixels[:n])
     ]
     results["median distance to the training set, samples"] = near[0]
