@@ -23,7 +23,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
   border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
-img { max-width: 100% } p { max-width: 45rem }
+img { max-width: 100% } p { max-width: 45rem } .beside { display: flex; gap: 1rem; flex-wrap: wrap }
+.beside > div { flex: 1 1 20rem }
 """
 
 
@@ -60,6 +61,11 @@ def picture(run: Run, name: str, figure: Figure, caption: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     caption = html.escape(caption)
     return f'<img alt="{caption}" src="data:image/png;base64,{data}"><p>{caption}</p>'
+
+
+def beside(*parts: str) -> str:
+    """Parts of a page next to each other, below each other on a narrow screen."""
+    return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
 def image_grid(images: UInt8[ndarray, "n h w c"], columns: int, *, gap: int = 1) -> Figure:

@@ -171,7 +171,7 @@ def report(
     log_p = jax.jit(partial(log_density, half_width=HALF_WIDTH))()
     shown, extent = page.plane(np.maximum(-np.asarray(log_p), 0.0), HALF_WIDTH)
     axes[2].imshow(np.minimum(shown, shown.min() + 8), extent=extent, cmap="viridis")
-    axes[2].set_title("energy, up to 8 above its least")
+    axes[2].set_title("energy, least to least + 8")
     grid = evidence.square_grid(4.5, 22)
     score = np.asarray(jax.jit(jax.vmap(score_from_energy(energy)))(grid))
     length = np.linalg.norm(score, axis=-1, keepdims=True)
@@ -181,9 +181,9 @@ def report(
     for axis in axes:
         axis.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), aspect="equal")
     sections = {
-        "Panels": page.picture(run, "panels", panels, "data smoothed by sigma, and the model"),
+        "Panels": page.picture(run, "panels", panels, "Data smoothed by sigma, and the model."),
         "Figures": page.table(results),
-        "Training": page.picture(run, "training", page.curves(run), "means over a compiled call"),
+        "Training": page.picture(run, "training", page.curves(run), "Means over a compiled call."),
     }
     lead = f"An energy for {run.config['data']}, learned by denoising score matching."
     page.write_report(run, "Denoising score matching of an energy", lead, sections)

@@ -247,22 +247,23 @@ def report(
     # A chain at level sigma has scale sqrt(1 + sigma^2): shown in units of that.
     scale = np.sqrt(1 + sigmas**2)[:, None, None, None]
     strip = to_uint8((paths / scale).reshape(-1, *paths.shape[2:]))
+    held = page.image_grid(held_out.pixels[:SHOWN], 10)
     sections = {
-        "Samples": page.picture(run, "samples", grid, "the first samples, none chosen"),
-        "Held-out images": page.picture(
-            run, "held_out", page.image_grid(held_out.pixels[:SHOWN], 10), "for comparison"
+        "Samples, and held-out images": page.beside(
+            page.picture(run, "samples", grid, "The first samples, none chosen."),
+            page.picture(run, "held_out", held, "The first held-out images."),
         ),
         "Annealing": page.picture(
             run,
             "annealing",
             page.image_grid(strip, len(sigmas)),
-            f"chains at the end of every level, sigma {sigmas[0]:.3g} to {sigmas[-1]:.3g}, "
-            "divided by sqrt(1 + sigma^2)",
+            f"Chains at the end of every level, sigma {sigmas[0]:.3g} to {sigmas[-1]:.3g}, "
+            "divided by sqrt(1 + sigma^2).",
         ),
         "Figures": page.table(results),
-        "Training": page.picture(run, "training", page.curves(run), "means over a compiled call"),
+        "Training": page.picture(run, "training", page.curves(run), "Means over a compiled call."),
         "Loss by level": page.picture(
-            run, "levels", page.level_losses(run), "of the averaged parameters, at the last step"
+            run, "levels", page.level_losses(run), "Of the averaged parameters, at the last step."
         ),
     }
     page.write_report(run, "Noise-conditional score network", __doc__.split("\n\n")[2], sections)

@@ -49,6 +49,7 @@ def to_uint8(x: Float[Array | np.ndarray, "*d"]) -> UInt8[np.ndarray, "*d"]:
 
 
 def wrong(found: str, expected: str, mend: str) -> DataError:
+    """The error whose sentence says what was found, what is expected, and the mend."""
     return DataError(f"{found}, expected {expected}: {mend}.")
 
 

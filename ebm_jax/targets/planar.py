@@ -1,12 +1,10 @@
-"""Laws to learn and to be judged by: draws, and the exact energy where it is known.
+"""Laws in the plane, with the exact energy where it is known.
 
-A target smoothed by sigma is the law of x + sigma n, n ~ N(0, I): what denoising
-score matching at sigma really learns. The planar ones keep to the shapes and scales
-that the density-estimation literature draws (arXiv:1810.01367), within about 4 of 0.
+They keep to the shapes and scales that the density-estimation literature draws
+(arXiv:1810.01367), within about 4 of 0.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,108 +12,8 @@ import numpy as np
 from jax.scipy.special import i0e, log_ndtr
 from jaxtyping import Array, Float
 
-from ebm_jax.calculus import score_from_energy
-from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
-
-
-class Target(NamedTuple):
-    """A law: how to draw from it, and what is known of its density.
-
-    Attributes:
-        draw: one example from a key.
-        energy: E(x), or None where no density is known.
-        score: -grad E(x), or None where it does not exist or is not known.
-        log_z: log int exp(-E(x)) dx of that energy, or None.
-        smoothed: the target convolved with N(0, sigma^2 I) for a sigma > 0, or None.
-    """
-
-    draw: Callable[[PRNGKey], Example]
-    energy: EnergyFn | None = None
-    score: ScoreFn | None = None
-    log_z: float | None = None
-    smoothed: Callable[[float], "Target"] | None = None
-
-
-def gaussian(mean: Example, scale: Example | float) -> Target:
-    """N(mean, scale^2): independent coordinates, one scale for all or one for each.
-
-    E = 1/2 |(x - mean) / scale|^2, log Z = d/2 log(2 pi) + sum log scale.
-    """
-    mean = jnp.asarray(mean, jnp.float32)
-    scale = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), mean.shape)
-    _check_positive("gaussian", "scale", scale)
-    return Target(
-        draw=lambda key: mean + scale * jax.random.normal(key, mean.shape),
-        energy=lambda x: 0.5 * jnp.sum(((x - mean) / scale) ** 2),
-        score=lambda x: (mean - x) / scale**2,
-        log_z=float(0.5 * mean.size * np.log(2 * np.pi) + jnp.sum(jnp.log(scale))),
-        smoothed=lambda sigma: gaussian(mean, jnp.sqrt(scale**2 + sigma**2)),
-    )
-
-
-def gaussian_mixture(
-    means: Float[Array, "k d"],
-    scales: Float[Array, " k"] | float,
-    weights: Float[Array, " k"] | None = None,
-) -> Target:
-    """A mixture of k isotropic Gaussians, with energy and score in closed form.
-
-        E = -log sum_k w_k scale_k^-d exp(-|x - m_k|^2 / (2 scale_k^2))
-
-    so that log Z = d/2 log(2 pi). Components and coordinates are unrolled, which makes
-    one fused loop of a batch of chains; the program grows with k d: keep it under 1,000.
-
-    Args:
-        means: m_k.
-        scales: scale_k, one for all or one for each.
-        weights: w_k, positive; scaled to sum to 1; equal by default.
-    """
-    means = jnp.asarray(means, jnp.float32)
-    k, d = means.shape
-    scales = jnp.broadcast_to(jnp.asarray(scales, jnp.float32), (k,))
-    weights = jnp.ones(k) if weights is None else jnp.asarray(weights, jnp.float32)
-    _check_positive("gaussian_mixture", "scales", scales)
-    _check_positive("gaussian_mixture", "weights", weights)
-    log_weights = jnp.log(weights / weights.sum())
-    heights = [float(h) for h in log_weights - d * jnp.log(scales)]
-    precisions = [float(p) for p in scales**-2]
-    centres = [[float(c) for c in mean] for mean in means]
-
-    def components(x: Example) -> tuple[Scalar, list[Scalar]]:
-        xs = list(x)
-        logs = [
-            h - 0.5 * p * sum((xj - c) ** 2 for xj, c in zip(xs, centre, strict=True))
-            for h, p, centre in zip(heights, precisions, centres, strict=True)
-        ]
-        top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, logs))  # cancels exactly
-        return top, [jnp.exp(log - top) for log in logs]
-
-    def energy(x: Example) -> Scalar:
-        top, shares = components(x)
-        return -top - jnp.log(sum(shares))
-
-    def score(x: Example) -> Example:
-        _, shares = components(x)
-        pulls = [share * p for share, p in zip(shares, precisions, strict=True)]
-        pull, total = sum(pulls), sum(shares)
-        forces = [
-            sum(f * c[j] for f, c in zip(pulls, centres, strict=True)) - pull * x[j]
-            for j in range(d)
-        ]
-        return jnp.stack([force / total for force in forces])
-
-    def draw(key: PRNGKey) -> Example:
-        key_component, key_noise = jax.random.split(key)
-        i = jax.random.categorical(key_component, log_weights)
-        return means[i] + scales[i] * jax.random.normal(key_noise, (d,))
-
-    return Target(
-        draw=draw,
-        energy=energy,
-        score=score,
-        log_z=float(0.5 * d * np.log(2 * np.pi)),
-        smoothed=lambda sigma: gaussian_mixture(means, jnp.sqrt(scales**2 + sigma**2), weights),
-    )
+from ebm_jax.targets.gaussian import Target, check_positive, gaussian_mixture
+from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
 def eight_gaussians(*, radius: float = 2.83, scale: float = 0.35) -> Target:
@@ -132,8 +30,8 @@ def rings(*, radii: tuple[float, ...] = (0.75, 1.5, 2.25, 3.0), scale: float = 0
     with i0e(z) = exp(-|z|) I_0(z), exact for every scale; log Z = log(2 pi scale^2).
     """
     radius = jnp.asarray(radii, jnp.float32)
-    _check_positive("rings", "radii", radius)
-    _check_positive("rings", "scale", jnp.float32(scale))
+    check_positive("rings", "radii", radius)
+    check_positive("rings", "scale", jnp.float32(scale))
 
     def energy(x: Example) -> Scalar:
         distance = jnp.sqrt(jnp.sum(x**2) + 1e-12)  # keeps the gradient at 0 finite
@@ -148,12 +46,11 @@ def rings(*, radii: tuple[float, ...] = (0.75, 1.5, 2.25, 3.0), scale: float = 0
         r = jax.random.choice(key_ring, radius)
         return r * circle + scale * jax.random.normal(key_noise, (2,))
 
-    return Target(
-        draw=draw,
-        energy=energy,
-        score=score_from_energy(energy),
-        log_z=float(np.log(2 * np.pi * scale**2)),
-        smoothed=lambda sigma: rings(radii=radii, scale=float(np.hypot(scale, sigma))),
+    return _differentiated(
+        draw,
+        energy,
+        float(np.log(2 * np.pi * scale**2)),
+        lambda sigma: rings(radii=radii, scale=float(np.hypot(scale, sigma))),
     )
 
 
@@ -177,7 +74,7 @@ def checkerboard() -> Target:
         return corner + 2 * jax.random.uniform(key_place, (2,))
 
     def smoothed(sigma: float) -> Target:
-        _check_positive("checkerboard().smoothed", "sigma", jnp.float32(sigma))
+        check_positive("checkerboard().smoothed", "sigma", jnp.float32(sigma))
 
         def smooth_energy(x: Example) -> Scalar:
             past_edge = x[:, None] - edges[None, :]
@@ -247,7 +144,7 @@ def _noisy_curve(
 
     Exact to float32 while the nodes are closer than the scale.
     """
-    _check_positive("a curve", "scale", jnp.float32(scale))
+    check_positive("a curve", "scale", jnp.float32(scale))
     places = jnp.asarray(nodes, jnp.float32)
     log_weights = jnp.log(jnp.asarray(weights / weights.sum(), jnp.float32))
 
@@ -263,7 +160,7 @@ def _noisy_curve(
         return _noisy_curve(draw_curve, nodes, weights, float(np.hypot(scale, sigma)))
 
     log_z = float(np.log(2 * np.pi * scale**2))
-    return Target(draw, energy, score_from_energy(energy), log_z, smoothed)
+    return _differentiated(draw, energy, log_z, smoothed)
 
 
 def _smoothed_by_draws(
@@ -274,7 +171,17 @@ def _smoothed_by_draws(
         clean = draw(key_clean)
         return clean + sigma * jax.random.normal(key_noise, clean.shape)
 
-    return Target(noisy, energy, score_from_energy(energy), log_z)
+    return _differentiated(noisy, energy, log_z)
+
+
+def _differentiated(
+    draw: Callable[[PRNGKey], Example],
+    energy: EnergyFn,
+    log_z: float,
+    smoothed: Callable[[float], Target] | None = None,
+) -> Target:
+    """A target whose score is the derivative of its energy."""
+    return Target(draw, energy, lambda x: -jax.grad(energy)(x), log_z, smoothed)
 
 
 def _log_normal_mass(lower: Array, upper: Array) -> Array:
@@ -288,8 +195,3 @@ def _log_normal_mass(lower: Array, upper: Array) -> Array:
 def _gauss_legendre(low: float, high: float, n: int) -> tuple[np.ndarray, np.ndarray]:
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return low + (high - low) * (nodes + 1) / 2, weights * (high - low) / 2
-
-
-def _check_positive(name: str, argument: str, value: Array) -> None:
-    if not bool(jnp.all(value > 0)):
-        raise ValueError(f"`{name}` got {argument}={value}: give positive numbers.")

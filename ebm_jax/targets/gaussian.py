@@ -1,0 +1,131 @@
+"""Gaussians and their mixtures: laws with everything in closed form, smoothed ones too."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
+
+
+class Target(NamedTuple):
+    """A law: how to draw from it, and what is known of its density.
+
+    Attributes:
+        draw: one example from a key.
+        energy: E(x), or None where no density is known.
+        score: -grad E(x), or None where it does not exist or is not known.
+        log_z: log int exp(-E(x)) dx of that energy, or None.
+        smoothed: the target convolved with N(0, sigma^2 I) for a sigma > 0, or None.
+    """
+
+    draw: Callable[[PRNGKey], Example]
+    energy: EnergyFn | None = None
+    score: ScoreFn | None = None
+    log_z: float | None = None
+    smoothed: Callable[[float], "Target"] | None = None
+
+
+def gaussian(mean: Example, scale: Example | float) -> Target:
+    """N(mean, scale^2): independent coordinates, one scale for all or one for each.
+
+    E = 1/2 |(x - mean) / scale|^2, log Z = d/2 log(2 pi) + sum log scale.
+    """
+    mean = jnp.asarray(mean, jnp.float32)
+    scale = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), mean.shape)
+    check_positive("gaussian", "scale", scale)
+    return Target(
+        draw=lambda key: mean + scale * jax.random.normal(key, mean.shape),
+        energy=lambda x: 0.5 * jnp.sum(((x - mean) / scale) ** 2),
+        score=lambda x: (mean - x) / scale**2,
+        log_z=float(0.5 * mean.size * np.log(2 * np.pi) + jnp.sum(jnp.log(scale))),
+        smoothed=lambda sigma: gaussian(mean, jnp.sqrt(scale**2 + sigma**2)),
+    )
+
+
+def gaussian_mixture(
+    means: Float[Array, "k d"],
+    scales: Float[Array, " k"] | float,
+    weights: Float[Array, " k"] | None = None,
+) -> Target:
+    """A mixture of k isotropic Gaussians, with energy and score in closed form.
+
+        E = -log sum_k w_k scale_k^-d exp(-|x - m_k|^2 / (2 scale_k^2))
+
+    so that log Z = d/2 log(2 pi). Components and coordinates are unrolled, which makes
+    one fused loop of a batch of chains; the program grows with k d: keep it under 1,000.
+
+    Args:
+        means: m_k.
+        scales: scale_k, one for all or one for each.
+        weights: w_k, positive; scaled to sum to 1; equal by default.
+    """
+    means = jnp.asarray(means, jnp.float32)
+    k, d = means.shape
+    scales = jnp.broadcast_to(jnp.asarray(scales, jnp.float32), (k,))
+    weights = jnp.ones(k) if weights is None else jnp.asarray(weights, jnp.float32)
+    check_positive("gaussian_mixture", "scales", scales)
+    check_positive("gaussian_mixture", "weights", weights)
+    log_weights = jnp.log(weights / weights.sum())
+    energy, score = _mixture_formulas(log_weights - d * jnp.log(scales), scales**-2, means)
+
+    def draw(key: PRNGKey) -> Example:
+        key_component, key_noise = jax.random.split(key)
+        i = jax.random.categorical(key_component, log_weights)
+        return means[i] + scales[i] * jax.random.normal(key_noise, (d,))
+
+    return Target(
+        draw=draw,
+        energy=energy,
+        score=score,
+        log_z=float(0.5 * d * np.log(2 * np.pi)),
+        smoothed=lambda sigma: gaussian_mixture(means, jnp.sqrt(scales**2 + sigma**2), weights),
+    )
+
+
+def _mixture_formulas(
+    log_heights: Float[Array, " k"], precisions: Float[Array, " k"], means: Float[Array, "k d"]
+) -> tuple[EnergyFn, ScoreFn]:
+    """Energy and score of log-heights h, precisions p and means m, unrolled to scalars.
+
+        E = -log sum_k exp(h_k - p_k / 2 |x - m_k|^2),   s = sum_k r_k p_k (m_k - x)
+
+    with r_k the share of component k in the sum; one exp a component serves both.
+    """
+    heights = [float(h) for h in log_heights]
+    widths = [float(p) for p in precisions]
+    centres = [[float(c) for c in mean] for mean in means]
+
+    def components(x: Example) -> tuple[Scalar, list[Scalar]]:
+        xs = list(x)
+        logs = [
+            h - 0.5 * p * sum((xj - c) ** 2 for xj, c in zip(xs, centre, strict=True))
+            for h, p, centre in zip(heights, widths, centres, strict=True)
+        ]
+        top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, logs))  # cancels exactly
+        return top, [jnp.exp(log - top) for log in logs]
+
+    def energy(x: Example) -> Scalar:
+        top, shares = components(x)
+        return -top - jnp.log(sum(shares))
+
+    def score(x: Example) -> Example:
+        _, shares = components(x)
+        pulls = [share * p for share, p in zip(shares, widths, strict=True)]
+        pull, total = sum(pulls), sum(shares)
+        forces = [
+            sum(f * c for f, c in zip(pulls, column, strict=True)) - pull * xj
+            for xj, column in zip(list(x), zip(*centres, strict=True), strict=True)
+        ]
+        return jnp.stack([force / total for force in forces])
+
+    return energy, score
+
+
+def check_positive(name: str, argument: str, value: Array) -> None:
+    """Raise the ValueError of a factory whose argument is not positive throughout."""
+    if not bool(jnp.all(value > 0)):
+        raise ValueError(f"`{name}` got {argument}={value}: give positive numbers.")
