@@ -39,7 +39,7 @@ NAMES = {"sum": "mean", "mean": "sum"}
 
 # What cannot change a result, and why:
 SYMMETRIC = {"maximum", "minimum", "max", "min", "hypot"}  # in their first two arguments
-SPEED = {"batch_size", "chunk_size", "SMALL", "BLOCK"}  # how work is cut into pieces
+SPEED = {"batch_size", "chunk_size", "maxsize", "SMALL", "BLOCK"}  # how work is cut into pieces
 FINENESS = {"num_points", "fori_loop", "_gauss_legendre"}  # has converged: finer is the same
 GUARD = 1e-9  # numbers below it only keep a zero from being exact
 
@@ -78,9 +78,10 @@ def broken(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             if value == 0 or abs(value) > GUARD:
                 yield ast.Constant(2 * value or 1)
-        case ast.Call(args=[_, _, *_]) if name_of(node.func) not in SYMMETRIC:
-            new.args[:2] = reversed(new.args[:2])
-            yield new
+        case ast.Call(args=[one, two, *_]) if name_of(node.func) not in SYMMETRIC:
+            new.args[:2] = new.args[1::-1]
+            if ast.unparse(one) != ast.unparse(two):
+                yield new
     if isinstance(node, ast.Call) and name_of(node.func) == "sqrt":
         yield node.args[0]
     if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in NAMES:

@@ -24,3 +24,16 @@ def assert_variance(
     """The variance of independent `draws` about a known `mean` is `expected`."""
     squares = (np.asarray(draws, np.float64) - np.asarray(mean)) ** 2
     assert_mean(squares, expected, standard_errors=standard_errors)
+
+
+def assert_normal(draws: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> None:
+    """Independent `draws` over axis 0 are N(mean, variance), coordinate by coordinate.
+
+    Two moments, and E cos(z) = exp(-1/2), E cos(2 z) = exp(-2) of the standardised
+    draws: bounded, so that heavy tails cannot hide behind the standard error they make.
+    """
+    assert_mean(draws, mean)
+    assert_variance(draws, variance, mean=mean)
+    z = (np.asarray(draws, np.float64) - np.asarray(mean)) / np.sqrt(variance)
+    assert_mean(np.cos(z), np.exp(-0.5))
+    assert_mean(np.cos(2 * z), np.exp(-2.0))

@@ -89,6 +89,7 @@ def test_mlp_is_dense_layers_with_silu_between_them_and_none_at_the_end():
     x = normals(3)
     _, p, apply = random_weights(MLP((5, 4, 2)), x)
     h = silu(dense(p["Dense_1"], silu(dense(p["Dense_0"], x))))
+    assert apply(x).shape == (2,)
     np.testing.assert_allclose(apply(x), dense(p["Dense_2"], h), rtol=1e-4, atol=1e-6)
 
 
@@ -100,6 +101,7 @@ def test_energy_mlp_is_an_mlp_plus_a_quadratic():
         h = silu(dense(layers[name], h))
     expected = dense(layers["Dense_2"], h)[0] + 0.5 * np.exp(p["log_precision"]) * np.sum(x**2)
     assert apply(x).shape == ()
+    assert layers["Dense_2"]["bias"].shape == (1,)  # the head has one output and drops none
     np.testing.assert_allclose(apply(x), expected, rtol=1e-5)
 
 
