@@ -4,8 +4,9 @@
     python -m experiments.ncsn --data mnist/    a folder of MNIST's idx files, of images, or .npz
 
 The network is trained on denoising at a geometric ladder of noise levels whose top is
-the largest distance between two images (arXiv:1907.05600, arXiv:2006.09011), through
-EDM preconditioning (arXiv:2206.00364). Samples are judged against held-out images by
+the largest distance between two images (arXiv:1907.05600, arXiv:2006.09011), with EDM's
+preconditioning and weight (arXiv:2206.00364): the usual weight sigma^2 spends itself on the
+lowest levels, while the middle ones decide which digit appears. Samples are judged against held-out images by
 figures whose floor is that of other training images against the same held-out ones.
 
 The default run takes about two minutes on 2 cores; expect a Frechet distance under three
@@ -94,7 +95,7 @@ def main(
 
     def loss(params: PyTree, key: PRNGKey, example: tuple[Array, Scalar]) -> Scalar:
         x, sigma = example
-        return losses.noise_conditional(denoiser(params), key, x, sigma)
+        return losses.edm(denoiser(params), key, x, sigma, sigma_data=sigma_data)
 
     @jax.jit
     def draw_levels(steps: Array) -> Array:

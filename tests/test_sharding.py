@@ -73,9 +73,12 @@ def test_spread_works_on_every_device():
     assert len(out.sharding.device_set) == 8
 
 
-def device_count(**environment):
-    """jax.device_count() after `use_all_cores` in a fresh process, before any computation."""
-    code = "import jax, ebm_jax.sharding as s; s.use_all_cores(); print(jax.device_count())"
+def device_count(cores, **environment):
+    """jax.device_count() after `use_all_cores` in a fresh process that may use these cores."""
+    code = (
+        f"import os; os.sched_setaffinity(0, {cores}); import jax, ebm_jax.sharding as sharding;"
+        "sharding.use_all_cores(); print(jax.device_count())"
+    )
     chosen = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
     inherited = {name: value for name, value in os.environ.items() if name not in chosen}
     out = subprocess.run(
@@ -85,6 +88,12 @@ def device_count(**environment):
     return int(out.stdout)
 
 
-def test_all_cores_are_used_unless_another_number_was_chosen():
-    assert device_count() == len(os.sched_getaffinity(0))
-    assert device_count(JAX_NUM_CPU_DEVICES="3") == 3
+def test_every_core_that_the_process_may_use_is_a_device():
+    cores = os.sched_getaffinity(0)
+    assert device_count(cores) == len(cores)
+    assert device_count({min(cores)}) == 1
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_number_of_devices_that_was_chosen_is_kept(number):
+    assert device_count(os.sched_getaffinity(0), JAX_NUM_CPU_DEVICES=str(number)) == number

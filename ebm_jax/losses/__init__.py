@@ -1,6 +1,6 @@
 """Losses: one example's scalar, from plain functions E(x), s(x, sigma) or D(x, sigma)."""
 
-from ebm_jax.losses.diffusion import noise_conditional, weighted_denoising
+from ebm_jax.losses.diffusion import edm, noise_conditional, weighted_denoising
 from ebm_jax.losses.score_matching import denoising_score_matching
 
-__all__ = ["denoising_score_matching", "noise_conditional", "weighted_denoising"]
+__all__ = ["denoising_score_matching", "edm", "noise_conditional", "weighted_denoising"]

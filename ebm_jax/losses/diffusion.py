@@ -54,3 +54,26 @@ def noise_conditional(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Sc
         Song & Ermon, arXiv:1907.05600, equations 5 and 6.
     """
     return weighted_denoising(denoise_fn, key, x, sigma, sigma**-2)
+
+
+def edm(
+    denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Scalar, *, sigma_data: float = 0.5
+) -> Scalar:
+    """The objective of EDM at one level, for one example.
+
+    `weighted_denoising` with weight (sigma^2 + sd^2) / (sigma sd)^2, which weighs the
+    raw network under `precondition.edm` equally at all levels. Its minimum for data
+    N(m, sd^2 I) is d / 2 at every level.
+
+    Args:
+        denoise_fn: D(x, sigma), returning an array of the shape of `x`.
+        key: PRNG key for the one draw of n.
+        x: one clean example, of any shape; batch with `jax.vmap`.
+        sigma: noise level, positive; often drawn by `noise.draw_log_normal`.
+        sigma_data: sd, the standard deviation of the data.
+
+    References:
+        Karras et al., arXiv:2206.00364, table 1.
+    """
+    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    return weighted_denoising(denoise_fn, key, x, sigma, weight)
