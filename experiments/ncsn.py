@@ -6,8 +6,8 @@
 The network is trained on denoising at a geometric ladder of noise levels whose top is
 the largest distance between two images (arXiv:1907.05600, arXiv:2006.09011), with EDM's
 preconditioning and weight (arXiv:2206.00364): the usual weight sigma^2 spends itself on the
-lowest levels, while the middle ones decide which digit appears. Samples are judged against held-out images by
-figures whose floor is that of other training images against the same held-out ones.
+lowest levels, while the middle ones decide which digit appears. Samples are judged against
+held-out images by figures whose floor is that of other training images against the same.
 
 The default run takes about two minutes on 2 cores; expect a Frechet distance under three
 times the floor, and samples about as far from the training set as held-out digits are.

@@ -35,9 +35,7 @@ def test_law_error_accepts_the_discrete_chain():
 )
 def test_law_error_refuses_another_law(step, noise, weights, message):
     problem = Problem()
-    rounds = [
-        simulate(problem, i, step=step, noise=noise, weights=weights) for i in range(7)
-    ]
+    rounds = [simulate(problem, i, step=step, noise=noise, weights=weights) for i in range(7)]
     assert message in langevin.law_error(problem, rounds)
 
 

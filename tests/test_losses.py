@@ -61,7 +61,6 @@ def test_weighted_denoising_at_its_minimum_has_the_closed_form_value(d):
 
 
 @dimensions
-@dimensions
 @pytest.mark.parametrize("sigma", [0.1, 3.0])
 def test_edm_at_its_minimum_is_half_the_dimension_at_every_level(d, sigma):
     """For data of standard deviation sigma_data; the weight is what makes levels equal."""
@@ -76,17 +75,18 @@ def test_edm_at_its_minimum_is_half_the_dimension_at_every_level(d, sigma):
 
 def test_edm_weighs_the_raw_network_under_its_preconditioning_equally():
     """The loss is 1/2 |F - F*|^2 with F* = (x_0 - c_skip x) / c_out of arXiv:2206.00364."""
-    x, key = jnp.array([0.3, -1.2, 0.8]), jax.random.key(3)
-    noise = jax.random.normal(key, x.shape)
+    x = jnp.array([0.3, -1.2, 0.8])
+    noise = jax.random.normal(jax.random.key(3), x.shape)
     for sigma in (0.05, 0.7, 20.0):
         total = sigma**2 + SCALE**2
         noisy = x + sigma * noise
         target = (x - SCALE**2 / total * noisy) / (sigma * SCALE / total**0.5)
         denoise_fn = precondition.edm(lambda x, _: jnp.full_like(x, 0.4), sigma_data=SCALE)
-        loss = edm(denoise_fn, key, x, jnp.float32(sigma), sigma_data=SCALE)
+        loss = edm(denoise_fn, jax.random.key(3), x, jnp.float32(sigma), sigma_data=SCALE)
         np.testing.assert_allclose(loss, 0.5 * np.sum((0.4 - target) ** 2), rtol=1e-4)
 
 
+@dimensions
 @pytest.mark.parametrize("factor", [-1.0, 0.5, 1.0, 1.5])
 def test_gradient_in_the_scale_of_a_linear_score_vanishes_at_the_truth_alone(d, factor):
     """For c s(x) the mean loss is quadratic in c with slope (c - 1) d sigma^2 / (s^2 + sigma^2).
