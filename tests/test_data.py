@@ -208,6 +208,7 @@ def numbered(path: Path, count: int) -> Path:
         (41_000, {}, 10_000),
         (2, {"held_out": 0.01}, 1),
         (2, {"held_out": 0.99}, 1),
+        (3, {"held_out": 0.99}, 2),
     ],
 )
 def test_split_divides_the_images_into_two_shuffled_parts(tmp_path, count, options, expected):
@@ -224,6 +225,11 @@ def test_split_divides_the_images_into_two_shuffled_parts(tmp_path, count, optio
         assert (np.diff(numbers[1]) < 0).any()
     again = load_split(path, **options)[1].pixels
     np.testing.assert_array_equal(again[:, 0, 1, 0], numbers[1] % 256)
+
+
+def test_a_single_image_may_be_held_out(tmp_path):
+    train, test = load_split(numbered(tmp_path / "a.npz", 9), max_held_out=1)
+    assert (len(train.pixels), len(test.pixels)) == (8, 1)
 
 
 def test_split_of_images_without_labels_has_none(tmp_path):
@@ -419,12 +425,14 @@ BROKEN = {
     "npz two readings": (bad_npz({"x": np.zeros((2, 3, 8, 3), np.uint8)}), "c alone"),
     "npz one pixel wide": (bad_npz({"x": np.zeros((2, 8, 1, 3), np.uint8)}), "2x2"),
     "npz one pixel high": (bad_npz({"x": np.zeros((2, 1, 8), np.uint8)}), "2x2"),
+    "npz one row of RGB": (bad_npz({"x": np.zeros((2, 1, 8, 3), np.uint8)}), "2x2"),
     "npz of ints": (bad_npz({"x": GREY.astype(int)}), "int64"),
     "npz of bools": (bad_npz({"x": GREY > 99}), "bool"),
     "npz of words": (bad_npz({"x": GREY.astype(str)}), "dtype <U3"),
     "npz NaN": (bad_npz({"x": np.full((2, 4, 4), np.nan)}), "nan to nan"),
     "npz infinite": (bad_npz({"x": np.full((2, 4, 4), np.inf)}), "inf"),
     "npz above 1": (bad_npz({"x": GREY.astype(float)}), "floats from"),
+    "npz just above 1": (bad_npz({"x": GREY / 170}), "floats from"),
     "npz below -1": (bad_npz({"x": GREY / -128}), "floats from"),
     "npz few labels": (bad_npz({"x": GREY, "y": LABELS[:6]}), "7 whole numbers"),
     "npz one-hot": (bad_npz({"x": GREY, "y": np.eye(7, 10, dtype=int)}), "(7, 10)"),
@@ -474,7 +482,7 @@ def test_bad_data_gets_one_sentence_with_path_finding_expectation_and_mend(
 
 def test_several_frames_are_refused(tmp_path):
     frames = [Image.fromarray(image) for image in RGB]
-    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:2])
     with pytest.raises(DataError, match="one frame"):
         load(tmp_path)
 

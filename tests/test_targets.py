@@ -248,32 +248,21 @@ def test_eight_gaussians_are_the_published_ones_to_two_percent():
     np.testing.assert_allclose(np.mean(draws**2, 0), second / 2, rtol=0.03)
 
 
-def pinwheel_moments(num_arms):
-    """|z|^2, |z|^4 and z^num_arms of arXiv:1810.01367's construction by Gauss-Hermite nodes.
-
-    Its rows (1 + .3 a, .1 b) are multiplied from the left to a rotation matrix, which turns
-    them clockwise; powers of z = x + iy below num_arms have mean zero by symmetry.
-    """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    along, across = np.meshgrid(1 + 0.3 * nodes, 0.1 * nodes, indexing="ij")
-    share = np.outer(weights, weights) / weights.sum() ** 2
-    z = 2 * (along + 1j * across) * np.exp(-0.25j * np.exp(along))
-    return [np.sum(share * f) for f in (np.abs(z) ** 2, np.abs(z) ** 4, z**num_arms)]
-
-
 @pytest.mark.parametrize("options", [{}, {"num_arms": 3}])
-def test_pinwheel_has_the_moments_of_its_published_construction(options):
-    arms = options.get("num_arms", 5)
+def test_pinwheel_is_its_published_construction_by_quadrature(options):
+    """arXiv:1810.01367 multiplies rows (1 + .3 a, .1 b) from the left to a rotation matrix,
+    which turns them clockwise, by an arm's angle plus exp(1 + .3 a) / 4.
+    """
     target = targets.pinwheel(**options)
-    draws = np.asarray(jax.jit(jax.vmap(target.draw))(jax.random.split(jax.random.key(4), 40_000)))
-    z = (draws[:, 0] + 1j * draws[:, 1]).astype(complex)
-    second, fourth, turned = pinwheel_moments(arms)
-    assert_mean(np.abs(z) ** 2, second)
-    assert_mean(np.abs(z) ** 4, fourth)
-    for power in range(1, arms):
-        assert_mean(np.stack([(z**power).real, (z**power).imag], -1), np.zeros(2))
-    handed = z**arms
-    assert_mean(np.stack([handed.real, handed.imag], -1), [turned.real, turned.imag])
+    draws = jax.jit(jax.vmap(target.draw))(jax.random.split(jax.random.key(4), 40_000))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    arms = np.arange(options.get("num_arms", 5)) * 2 * np.pi / options.get("num_arms", 5)
+    arm, along, across = np.meshgrid(arms, 1 + 0.3 * nodes, 0.1 * nodes, indexing="ij")
+    z = 2 * (along + 1j * across) * np.exp(-1j * (arm + 0.25 * np.exp(along)))
+    share = np.einsum("a,i,j->aij", np.ones_like(arms), weights, weights)
+    places = np.stack([z.real, z.imag], -1).reshape(-1, 2)
+    assert_mean(waves(draws), share.ravel() / share.sum() @ waves(places))
+    assert_mean(np.sum(np.square(draws), -1), share.ravel() / share.sum() @ np.sum(places**2, -1))
     assert target[1:] == (None, None, None, None)  # nothing else is known
 
 

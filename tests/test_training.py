@@ -194,6 +194,13 @@ def test_fit_makes_the_calls_it_was_asked_for_and_each_state_is_by_hand():
     assert asked == [(0, 3), (3, 3), (6, 1)]
 
 
+def test_fit_may_yield_after_every_step():
+    step = make_step(squared_error, momentum())
+    calls = list(fit(step, start(), batches, num_steps=2, steps_per_call=1))
+    expected = [loss for _, _, loss, _ in by_hand(0.999)][:2]
+    np.testing.assert_allclose([m["loss"][0] for _, m in calls], expected, rtol=1e-4)
+
+
 def test_fit_has_nothing_to_do_for_a_finished_state():
     state = start()._replace(step=jnp.int32(7))
     step = make_step(squared_error, momentum())
