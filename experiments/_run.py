@@ -161,7 +161,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., No
     start, before, last = time.perf_counter(), done, time.perf_counter()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
