@@ -160,10 +160,12 @@ class Bench:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
         """Tests that name the broken function go first, so that the first failure comes soon."""
+
+        def unrelated(item: pytest.Function) -> bool:
+            return self.mutant.function not in item.name + inspect.getsource(item.function)
+
         if self.mutant:
-            items.sort(
-                key=lambda item: self.mutant.function not in inspect.getsource(item.function)
-            )
+            items.sort(key=unrelated)
 
     def finished(self) -> tuple[str, Mutant | None, bool, float] | None:
         """(module, mutant, whether a test failed, seconds), or None while the tests run."""

@@ -88,7 +88,7 @@ def checkerboard() -> Target:
 
 def moons(*, scale: float = 0.2) -> Target:
     """Two interleaved half circles of radius 2, uniform along the arc, plus N(0, scale^2 I)."""
-    nodes, weights = _gauss_legendre(0.0, np.pi, 64)
+    nodes, weights = _gauss_legendre(np.pi, 64)
     upper = np.stack([2 * np.cos(nodes) - 1, 2 * np.sin(nodes) - 0.2], -1)
     lower = np.stack([1 - 2 * np.cos(nodes), 0.8 - 2 * np.sin(nodes)], -1)
 
@@ -108,7 +108,7 @@ def two_spirals(*, scale: float = 0.1) -> Target:
     The radius of the arms is that of a square root of a uniform draw, 0 to 3.14. The
     uniform jitter that some versions add is left out, so that the density is exact.
     """
-    nodes, weights = _gauss_legendre(0.0, 3 * np.pi, 400)
+    nodes, weights = _gauss_legendre(3 * np.pi, 400)
     arm = np.stack([-np.cos(nodes) * nodes, np.sin(nodes) * nodes], -1) / 3
 
     def curve(key: PRNGKey) -> Example:
@@ -192,6 +192,7 @@ def _log_normal_mass(lower: Array, upper: Array) -> Array:
     return log_high + jnp.log1p(-jnp.exp(log_low - log_high))
 
 
-def _gauss_legendre(low: float, high: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _gauss_legendre(length: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes on [0, length], and their weights up to a common factor."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
-    return low + (high - low) * (nodes + 1) / 2, weights * (high - low) / 2
+    return length * (nodes + 1) / 2, weights
