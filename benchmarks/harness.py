@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 LEAST_SECONDS = 0.5  # of a timed round: the clock of processor time ticks at 10 ms
@@ -113,6 +114,44 @@ def interleave(workers: list[Worker], rounds: int) -> dict[str, list[dict[str, A
                 answers[worker.name].append(reply)
         print(f"round {index} of {rounds}", file=sys.stderr, flush=True)
     return answers
+
+
+def measure(
+    module: str, names: list[str], arguments: dict[str, Any], rounds: int
+) -> dict[str, tuple[list[dict[str, Any]], dict[str, str]]]:
+    """The rounds and the versions of every implementation that runs here; a line for each other."""
+    workers = {name: Worker(module, name, arguments) for name in names}
+    for name, worker in list(workers.items()):
+        if "missing" in worker.hello:
+            print(f"{name}: left out: {worker.hello['missing']}", flush=True)
+            worker.close()
+            del workers[name]
+    answers = interleave(list(workers.values()), rounds)
+    for worker in workers.values():
+        worker.close()
+    return {name: (found, workers[name].hello["versions"]) for name, found in answers.items()}
+
+
+def summary(rounds: list[dict[str, Any]], law: str) -> dict[str, Any]:
+    """Medians of the timed rounds, what the first call took more, and the verdict on the law."""
+    first, *timed = rounds
+    seconds = [answer["seconds"] for answer in timed]
+    return {
+        "seconds": median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+        "compile_seconds": max(0.0, first["seconds"] - median(seconds)),
+        "peak_mb": timed[-1]["peak_mb"],
+        "others": median(answer["others"] for answer in timed),
+        "law": law,
+        "rounds": timed,
+    }
+
+
+def warning(summaries: list[dict[str, Any]]) -> str:
+    """A line to put under a table when other processes took over a tenth of the machine."""
+    busiest = max((result["others"] for result in summaries), default=0.0)
+    return "\nOther processes were busy: repeat this on a quiet machine." if busiest > 0.1 else ""
 
 
 def hardware() -> dict[str, Any]:

@@ -16,7 +16,6 @@ Takes about 2 minutes. Writes a table, and everything as JSON to benchmarks/resu
 
 import argparse
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,12 @@ def main() -> None:
     """Parse the flags, time every implementation, print the table and write the JSON."""
     flags = _flags()
     problem = Problem(chains=flags.chains, steps=flags.steps)
-    workers = _start([n for n in IMPLEMENTATIONS if flags.only in n], problem)
-    answers = harness.interleave(list(workers.values()), flags.rounds)
-    for worker in workers.values():
-        worker.close()
-    results = {name: summary(problem, name, rounds) for name, rounds in answers.items()}
-    for name, result in results.items():
-        result["versions"] = workers[name].hello["versions"]
+    names = [name for name in IMPLEMENTATIONS if flags.only in name]
+    found = harness.measure("benchmarks.langevin_worker", names, problem._asdict(), flags.rounds)
+    results = {
+        name: summary(problem, name, rounds) | {"versions": versions}
+        for name, (rounds, versions) in found.items()
+    }
     print(report(problem, results))
     everything = {
         "problem": problem._asdict(),
@@ -69,33 +67,10 @@ def _flags() -> argparse.Namespace:
     return flags
 
 
-def _start(names: list[str], problem: Problem) -> dict[str, harness.Worker]:
-    """A worker for each implementation that is installed; a line for each that is not."""
-    workers = {}
-    for name in names:
-        worker = harness.Worker("benchmarks.langevin_worker", name, problem._asdict())
-        if "missing" in worker.hello:
-            print(f"{name}: left out: {worker.hello['missing']}", flush=True)
-            worker.close()
-        else:
-            workers[name] = worker
-    return workers
-
-
 def summary(problem: Problem, name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of the timed rounds; what the first call took more; whether the law is right."""
-    first, *timed = rounds
-    seconds = [answer["seconds"] for answer in timed]
-    return {
-        "seconds": median(seconds),
-        "least": min(seconds),
-        "most": max(seconds),
-        "compile_seconds": max(0.0, first["seconds"] - median(seconds)),
-        "peak_mb": timed[-1]["peak_mb"],
-        "others": median(answer["others"] for answer in timed),
-        "law": "-" if name.endswith("noise") else law_error(problem, timed) or "right",
-        "rounds": timed,
-    }
+    """The harness's summary, with whether the law of the timed rounds is right."""
+    law = "-" if name.endswith("noise") else law_error(problem, rounds[1:]) or "right"
+    return harness.summary(rounds, law)
 
 
 def law_error(problem: Problem, rounds: list[dict[str, Any]]) -> str:
@@ -118,11 +93,7 @@ def report(problem: Problem, results: dict[str, dict[str, Any]]) -> str:
     faster than the row ebm_jax is by its closed-form score and by autodiff of its energy.
     """
     rows = [_row(problem, name, result, results) for name, result in results.items()]
-    busiest = max((result["others"] for result in results.values()), default=0.0)
-    warning = (
-        "\nOther processes were busy: repeat this on a quiet machine." if busiest > 0.1 else ""
-    )
-    return harness.table(HEAD, rows) + warning
+    return harness.table(HEAD, rows) + harness.warning(list(results.values()))
 
 
 def _row(problem: Problem, name: str, result: dict[str, Any], results: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ebm_jax.checks import check_positive
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 
@@ -85,8 +86,7 @@ def tempered(energy_fn: EnergyFn, *, temperature: float | Scalar) -> EnergyFn:
     Raises:
         ValueError: for a temperature that is not positive.
     """
-    if isinstance(temperature, float | int) and not temperature > 0:
-        raise ValueError(f"`tempered` got temperature={temperature}: give a positive number.")
+    check_positive("tempered", temperature=temperature)
 
     def energy(x: Example) -> Scalar:
         return energy_fn(x) / temperature

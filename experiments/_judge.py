@@ -1,6 +1,7 @@
-"""Features to judge images by: the last hidden layer of a small classifier trained here.
+"""Samples of images against held-out ones, by features of a small classifier trained here.
 
-A Frechet distance on them is not the FID of the literature, and is named accordingly.
+A Frechet distance on its last hidden layer is not the FID of the literature, and is named
+accordingly.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ebm_jax import metrics
 from ebm_jax.data import Images, batch_indices, to_unit
 from ebm_jax.nets import MLP
 from ebm_jax.sharding import spread
@@ -65,3 +67,41 @@ def classifier_features(train: Images, held_out: Images, *, seed: int) -> tuple[
 def pixel_features(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
     """The pixels themselves, for images without labels."""
     return images.reshape(len(images), -1)
+
+
+def judge_images(
+    samples: np.ndarray, images: Images, held_out: Images, seed: int
+) -> dict[str, float]:
+    """Samples, and as many other training images, against the same held-out images."""
+    n = min(len(samples), len(held_out.pixels), len(images.pixels))
+    results: dict[str, float] = {"n": n}
+    features: Features
+    if images.labels is None or held_out.labels is None:
+        features, name = pixel_features, "pixels"
+    else:
+        features, accuracy = classifier_features(images, held_out, seed=seed)
+        name = "classifier features"
+        results["classifier accuracy on held-out images"] = accuracy
+    real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
+    reference = features(to_unit(held_out.pixels[:n]))
+    bandwidth = jax.jit(metrics.median_distance)(jnp.asarray(reference[:1000]))
+    squared_mmd = jax.jit(metrics.squared_mmd)
+    for who, pixels in {"samples": samples[:n], "real": real}.items():
+        embedded = features(to_unit(pixels))
+        frechet = metrics.frechet_distance(embedded, reference)
+        mmd = squared_mmd(jnp.asarray(embedded), jnp.asarray(reference), bandwidth=bandwidth)
+        results[f"Frechet distance ({name}), {who}"] = frechet
+        results[f"squared MMD ({name}), {who}"] = float(mmd)
+    results["Frechet distance, samples / real"] = (
+        results[f"Frechet distance ({name}), samples"] / results[f"Frechet distance ({name}), real"]
+    )
+    train = jnp.asarray(to_unit(images.pixels))
+    nearest = jax.jit(metrics.nearest_distance)
+    near = [
+        float(jnp.median(nearest(jnp.asarray(to_unit(pixels)), train)))
+        for pixels in (samples[:n], held_out.pixels[:n])
+    ]
+    results["median distance to the training set, samples"] = near[0]
+    results["median distance to the training set, held out"] = near[1]
+    results["distance to the training set, samples / held out"] = near[0] / near[1]
+    return results

@@ -18,7 +18,7 @@ from ebm_jax.calculus import score_from_energy
 from ebm_jax.nets import MLP, EnergyMLP, RealNVP
 from ebm_jax.noise import example_keys
 from ebm_jax.samplers import draw_starts, mala, random_walk, replay_buffer, run, write_back
-from ebm_jax.targets import Target, fitted_gaussian
+from ebm_jax.targets import Target, fitted_gaussian, log_density
 from ebm_jax.training import Prepare
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
@@ -73,7 +73,7 @@ class Method(NamedTuple):
 
     Attributes:
         setup: how it trains.
-        num_steps: optimisation steps, about what a minute on 2 cores allows.
+        num_steps: optimisation steps at an effort of 1.
         chains: whether training runs Markov chains.
     """
 
@@ -335,14 +335,6 @@ def init_with_flow(problem: Problem, flow: RealNVP, key: PRNGKey) -> PyTree:
     """Parameters of an energy and a flow."""
     key_energy, key_flow = jax.random.split(key)
     return {**problem.init(key_energy), "flow": flow.init(key_flow, jnp.zeros(2))}
-
-
-def log_density(law: Target) -> Callable[[Example], Scalar]:
-    """The normalised log density of a law with a known log Z."""
-    assert law.energy is not None
-    assert law.log_z is not None
-    energy, log_z = law.energy, law.log_z
-    return lambda x: -energy(x) - log_z
 
 
 def log_uniform(key: PRNGKey, low: float, high: float) -> Scalar:

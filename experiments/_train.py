@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ebm_jax.checkpoints import Checkpoints
+from ebm_jax.noise import example_keys
 from ebm_jax.sharding import data_mesh, replicate, split
 from ebm_jax.training import (
     Loss,
@@ -20,6 +22,7 @@ from ebm_jax.training import (
     init_state,
     make_step,
 )
+from ebm_jax.types import Example, PRNGKey
 from experiments._run import Run, RunError, progress, say
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -142,3 +145,17 @@ def _note_roll_back(run: Run, error: TrainingDiverged, last: int | None, allowed
     say(line)
     with (run.folder / "roll_backs.txt").open("a") as file:
         file.write(line + "\n")
+
+
+def fresh_batches(
+    draw: Callable[[PRNGKey], Example], seed: int, batch_size: int
+) -> Callable[[int, int], Array]:
+    """The `batches` of `train` from a law's draws; example i of the run depends on (seed, i)."""
+
+    @partial(jax.jit, static_argnums=1)
+    def batches(first: int, count: int) -> Array:
+        index = first * batch_size + jnp.arange(count * batch_size)
+        x = jax.vmap(draw)(example_keys(jax.random.key(seed), index))
+        return x.reshape(count, batch_size, *x.shape[1:])
+
+    return batches

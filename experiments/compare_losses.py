@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
 from jaxtyping import Array, PyTree
 
 from ebm_jax import evidence, losses, metrics, targets
@@ -232,6 +231,8 @@ def regions(problem: Problem, name: str) -> tuple[Any, int]:
 
 def summary(figures: dict[str, Array]) -> dict[str, float]:
     """Means over seeds and half-widths of their 95% intervals."""
+    import scipy.stats  # half a second of import that --help does not owe
+
     row = {}
     for name, values in figures.items():
         n = len(values)

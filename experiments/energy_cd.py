@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
-from sklearn.metrics import roc_auc_score
 
 from ebm_jax import losses, metrics, recipes
 from ebm_jax.data import batch_indices, load_split, to_uint8, to_unit
@@ -39,7 +38,6 @@ from ebm_jax.sharding import spread
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 from experiments._run import Run, RunError, command, progress, say
 from experiments._train import past_roll_backs, train
-from experiments.ncsn import judge as judge_samples
 
 SHOWN = 100  # samples in the grid
 CHUNK = 200  # chains in one compiled call
@@ -150,7 +148,9 @@ def main(
         "roll-backs": len(past_roll_backs(run)),
     }
     with run.clock("judge"):
-        results |= judge_samples(to_uint8(samples), images, held_out, seed)
+        from experiments._judge import judge_images
+
+        results |= judge_images(to_uint8(samples), images, held_out, seed)
         inside, trained_on = smoothed(recipe, x_held, seed), smoothed(recipe, x, seed + 3)
         others = other_images(inside, seed)
         besides = {"samples of the model": samples, "training images": trained_on}
@@ -249,6 +249,8 @@ def separations(
     energy_fn: EnergyFn, x: np.ndarray, others: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """AUROC of -E for `x` against others: the probability that E is lower at x than there."""
+    from sklearn.metrics import roc_auc_score  # seconds of import that --help does not owe
+
     energies = spread(energy_fn)
     inside = np.asarray(energies(jnp.asarray(x)))
     results = {}

@@ -29,7 +29,7 @@ from ebm_jax.sharding import spread
 from ebm_jax.targets import Target
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 from experiments._run import Run, command
-from experiments._train import train
+from experiments._train import fresh_batches, train
 
 HALF_WIDTH = 6.0  # of the square of quadrature; the laws lie within about 4
 Name = Literal["eight_gaussians", "two_spirals", "rings", "moons", "pinwheel", "checkerboard"]
@@ -75,18 +75,12 @@ def main(
         score_fn = score_from_energy(partial(net.apply, params))
         return losses.denoising_score_matching(lambda x, _: score_fn(x), key, x, jnp.float32(sigma))
 
-    @partial(jax.jit, static_argnums=1)
-    def batches(first: int, count: int) -> Array:
-        index = first * batch_size + jnp.arange(count * batch_size)
-        keys = noise.example_keys(jax.random.key(seed + 1), index)
-        return jax.vmap(target.draw)(keys).reshape(count, batch_size, 2)
-
     state = train(
         run,
         loss,
         jax.jit(net.init)(jax.random.key(seed), jnp.zeros(2)),
         optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps)),
-        batches,
+        fresh_batches(target.draw, seed + 1, batch_size),
         num_steps=num_steps,
         batch_size=batch_size,
         seed=seed,

@@ -23,7 +23,6 @@ References:
         models, JMLR 13, 2012, theorem 3.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -37,10 +36,10 @@ from ebm_jax import evidence, losses, targets
 from ebm_jax.nets import RealNVP
 from ebm_jax.noise import example_keys
 from ebm_jax.sharding import spread
-from ebm_jax.targets import Target
+from ebm_jax.targets import Target, log_density
 from ebm_jax.types import Example, PRNGKey, Scalar
 from experiments._run import Run, RunError, command, progress
-from experiments._train import train
+from experiments._train import fresh_batches, train
 
 HALF_WIDTH = 7.0  # of the square of quadrature; the laws lie within about 4
 NEWTON_STEPS = 12
@@ -86,12 +85,7 @@ def main(
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
         return net.apply(params, x)
 
-    @partial(jax.jit, static_argnums=1)
-    def batches(first: int, count: int) -> Array:
-        index = first * batch_size + jnp.arange(count * batch_size)
-        keys = example_keys(jax.random.key(seed + 1), index)
-        return jax.vmap(target.draw)(keys).reshape(count, batch_size, 2)
-
+    batches = fresh_batches(target.draw, seed + 1, batch_size)
     params = jax.jit(net.init)(jax.random.key(seed), jnp.zeros(2))
     adam = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     state = train(
@@ -111,14 +105,6 @@ def main(
     saved: dict[str, Any] = {", ".join(case): log_z for case, log_z in learned.items()}
     np.savez_compressed(run.folder / "samples.npz", nus=nus, **saved)
     run.finish(report(run, target, learned, expected))
-
-
-def log_density(law: Target) -> Callable[[Example], Scalar]:
-    """log p of a law whose log Z is known."""
-    energy, log_z = law.energy, law.log_z
-    assert energy is not None
-    assert log_z is not None
-    return lambda x: -energy(x) - log_z
 
 
 def fit_all(run: Run, target: Target, noises: dict[str, Target]) -> ByCase:

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import losses, metrics, noise
+from ebm_jax import losses, noise
 from ebm_jax.calculus import score_from_denoiser
 from ebm_jax.data import Images, batch_indices, load_split, to_uint8, to_unit
 from ebm_jax.nets import ConvScore, precondition
@@ -140,7 +140,9 @@ def main(
     samples = to_uint8(drawn)
     np.savez_compressed(run.folder / "samples.npz", samples=samples)
     with run.clock("judge"):
-        results = judge(samples, images, held_out, seed)
+        from experiments._judge import judge_images
+
+        results = judge_images(samples, images, held_out, seed)
     report(run, samples, paths, held_out, np.asarray(sigmas), results)
     run.finish(results)
 
@@ -203,44 +205,6 @@ def draw_samples(
             paths.append(np.asarray(path[: max(0, SHOWN_PATHS - first)]))
             advance(min(CHUNK, count - first))
     return np.concatenate(samples)[:count], np.concatenate(paths)
-
-
-def judge(samples: np.ndarray, images: Images, held_out: Images, seed: int) -> dict[str, float]:
-    """Samples, and as many other training images, against the same held-out images."""
-    from experiments._judge import Features, classifier_features, pixel_features
-
-    n = min(len(samples), len(held_out.pixels), len(images.pixels))
-    results: dict[str, float] = {"n": n}
-    features: Features
-    if images.labels is None or held_out.labels is None:
-        features, name = pixel_features, "pixels"
-    else:
-        features, accuracy = classifier_features(images, held_out, seed=seed)
-        name = "classifier features"
-        results["classifier accuracy on held-out images"] = accuracy
-    real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
-    reference = features(to_unit(held_out.pixels[:n]))
-    bandwidth = jax.jit(metrics.median_distance)(jnp.asarray(reference[:1000]))
-    squared_mmd = jax.jit(metrics.squared_mmd)
-    for who, pixels in {"samples": samples[:n], "real": real}.items():
-        embedded = features(to_unit(pixels))
-        frechet = metrics.frechet_distance(embedded, reference)
-        mmd = squared_mmd(jnp.asarray(embedded), jnp.asarray(reference), bandwidth=bandwidth)
-        results[f"Frechet distance ({name}), {who}"] = frechet
-        results[f"squared MMD ({name}), {who}"] = float(mmd)
-    results["Frechet distance, samples / real"] = (
-        results[f"Frechet distance ({name}), samples"] / results[f"Frechet distance ({name}), real"]
-    )
-    train = jnp.asarray(to_unit(images.pixels))
-    nearest = jax.jit(metrics.nearest_distance)
-    near = [
-        float(jnp.median(nearest(jnp.asarray(to_unit(pixels)), train)))
-        for pixels in (samples[:n], held_out.pixels[:n])
-    ]
-    results["median distance to the training set, samples"] = near[0]
-    results["median distance to the training set, held out"] = near[1]
-    results["distance to the training set, samples / held out"] = near[0] / near[1]
-    return results
 
 
 def report(

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
+    ("checks",),
     ("calculus", "composition", "noise", "targets", "nets", "data"),
     ("losses", "samplers"),
     ("evidence", "metrics", "recipes", "training", "checkpoints", "sharding"),

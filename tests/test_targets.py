@@ -293,3 +293,15 @@ def test_pinwheel_is_its_published_construction_by_quadrature(options):
 def test_numbers_that_are_not_positive_are_refused_by_name_and_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_log_density_of_a_law_is_that_of_scipy():
+    x = np.array([0.3, 1.7], np.float32)
+    ours = targets.log_density(targets.gaussian(jnp.array([1.0, -0.5]), jnp.array([0.5, 2.0])))(x)
+    expected = stats.norm.logpdf(x, [1.0, -0.5], [0.5, 2.0]).sum()
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_density_refuses_a_law_of_draws_only():
+    with pytest.raises(ValueError, match="it has no density"):
+        targets.log_density(targets.pinwheel())

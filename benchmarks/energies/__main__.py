@@ -22,7 +22,6 @@ JSON to benchmarks/results/.
 
 import argparse
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import harness
@@ -84,40 +83,13 @@ def _chosen(part: str) -> list[tuple[str, str]]:
 
 def measure(section: str, problem: Any, rounds: int) -> dict[str, Any]:
     """All implementations of one problem, in turns: medians, and whether each is right."""
-    workers = []
-    for name in SECTIONS[section].implementations(problem):
-        arguments = problem._asdict()
-        worker = harness.Worker("benchmarks.energies.worker", f"{section}/{name}", arguments)
-        if "missing" in worker.hello:
-            print(f"{name}: left out: {worker.hello['missing']}", flush=True)
-            worker.close()
-        else:
-            workers.append(worker)
-    answers = harness.interleave(workers, rounds)
-    versions = {worker.name: worker.hello["versions"] for worker in workers}
-    for worker in workers:
-        worker.close()
-    results = {
-        name.partition("/")[2]: summary(section, problem, found) | {"versions": versions[name]}
-        for name, found in answers.items()
-    }
+    names = [f"{section}/{name}" for name in SECTIONS[section].implementations(problem)]
+    answers = harness.measure("benchmarks.energies.worker", names, problem._asdict(), rounds)
+    results = {}
+    for name, (found, versions) in answers.items():
+        law = SECTIONS[section].verdict(problem, found[1:]) or "right"
+        results[name.partition("/")[2]] = harness.summary(found, law) | {"versions": versions}
     return {"problem": problem._asdict(), "results": results}
-
-
-def summary(section: str, problem: Any, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of the timed rounds; what the first call took more; whether the law is right."""
-    first, *timed = rounds
-    seconds = [answer["seconds"] for answer in timed]
-    return {
-        "seconds": median(seconds),
-        "least": min(seconds),
-        "most": max(seconds),
-        "compile_seconds": max(0.0, first["seconds"] - median(seconds)),
-        "peak_mb": timed[-1]["peak_mb"],
-        "others": median(answer["others"] for answer in timed),
-        "law": SECTIONS[section].verdict(problem, timed) or "right",
-        "rounds": timed,
-    }
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
@@ -136,9 +108,8 @@ def report(found: dict[str, dict[str, Any]]) -> str:
         for title, by_name in found.items()
         for name, result in by_name["results"].items()
     ]
-    busy = any(float(row[HEAD.index("others %")]) > 10 for row in rows)
-    warning = "\nOther processes were busy: repeat this on a quiet machine." if busy else ""
-    return harness.table(HEAD, rows) + warning
+    summaries = [result for by_name in found.values() for result in by_name["results"].values()]
+    return harness.table(HEAD, rows) + harness.warning(summaries)
 
 
 def _ratio(result: dict[str, Any], ours: dict[str, Any] | None) -> str:

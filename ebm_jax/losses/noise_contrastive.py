@@ -49,8 +49,8 @@ def noise_contrastive(
 
     Args:
         energy_fn: E(x), a scalar for one example.
-        log_noise_fn: log q(x), normalised: of a target -energy(x) - log_z, of a flow
-            its method `log_density`.
+        log_noise_fn: log q(x), normalised: `targets.log_density` of a target, of a flow its
+            method `log_density`.
         x_data: one example of the data; batch with `jax.vmap`.
         x_noise: nu independent draws of q.
         log_z: the current estimate of log Z, a parameter to be learned.

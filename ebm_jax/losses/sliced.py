@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import rademacher
+from ebm_jax.checks import check_positive
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 DrawProbe = Callable[[PRNGKey, Example], Example]
@@ -158,8 +159,7 @@ def finite_difference_score_matching(
         Pang et al., arXiv:2007.03317.
     """
     name = "finite_difference_score_matching"
-    if isinstance(epsilon, float | int) and not epsilon > 0:
-        raise ValueError(f"`{name}` got epsilon={epsilon}: give a positive number.")
+    check_positive(name, epsilon=epsilon)
     slices = _draw_slices(name, draw_probe, key, x, num_slices)
     centre = energy_fn(x)
 

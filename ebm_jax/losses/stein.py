@@ -29,6 +29,7 @@ References:
 import jax.numpy as jnp
 
 from ebm_jax.calculus import divergence, hutchinson_divergence
+from ebm_jax.checks import check_positive
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -55,7 +56,7 @@ def learned_stein(
     Raises:
         ValueError: if `penalty` is not positive.
     """
-    _check_penalty("learned_stein", penalty)
+    check_positive("learned_stein", penalty=penalty)
     return _without_divergence(score_fn, critic_fn, x, penalty) + divergence(critic_fn, x)
 
 
@@ -86,7 +87,7 @@ def sliced_learned_stein(
     Raises:
         ValueError: if `penalty` or `num_probes` is not positive.
     """
-    _check_penalty("sliced_learned_stein", penalty)
+    check_positive("sliced_learned_stein", penalty=penalty)
     spread = hutchinson_divergence(critic_fn, key, x, num_probes=num_probes)
     return _without_divergence(score_fn, critic_fn, x, penalty) + spread
 
@@ -96,8 +97,3 @@ def _without_divergence(
 ) -> Scalar:
     critic = critic_fn(x)
     return jnp.sum(score_fn(x) * critic) - penalty * jnp.sum(critic**2)
-
-
-def _check_penalty(name: str, penalty: float | Scalar) -> None:
-    if isinstance(penalty, float | int) and not penalty > 0:
-        raise ValueError(f"`{name}` got penalty={penalty}: give a positive number.")

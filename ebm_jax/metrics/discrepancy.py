@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ebm_jax.checks import check_positive
 from ebm_jax.types import Scalar
 
 
@@ -47,7 +48,7 @@ def squared_mmd(
     References:
         Gretton et al., A kernel two-sample test, JMLR 2012.
     """
-    check_bandwidth("squared_mmd", bandwidth)
+    check_positive("squared_mmd", bandwidth=bandwidth)
     x, y = paired_rows("squared_mmd", x, y, least=2)
     n, m = float(x.shape[0]), float(y.shape[0])  # their product overflows an int32
     within_x = jnp.sum(_row_sums(x, x, bandwidth)[0]) / (n * (n - 1))
@@ -65,7 +66,7 @@ def squared_mmd_with_error(
     References:
         Variances of U-statistics: Hoeffding, 1948; of this one: arXiv:1906.02104.
     """
-    check_bandwidth("squared_mmd_with_error", bandwidth)
+    check_positive("squared_mmd_with_error", bandwidth=bandwidth)
     x, y = paired_rows("squared_mmd_with_error", x, y, least=4)
     n, m = float(x.shape[0]), float(y.shape[0])
     (xx, xx_squares), (yy, yy_squares), (xy, xy_squares), (yx, _) = (
@@ -92,12 +93,6 @@ def centred_square(sums: Float[Array, " n"], squares: Scalar) -> Scalar:
     n = float(sums.shape[0])
     total = jnp.sum(sums) ** 2 / ((n - 1) * (n - 2))
     return jnp.maximum(squares - 2 * jnp.sum(sums**2) / (n - 2) + total, 0.0) / (n * (n - 3))
-
-
-def check_bandwidth(name: str, bandwidth: float | Scalar) -> None:
-    """Raise the ValueError of a bandwidth that is a plain number and not positive."""
-    if isinstance(bandwidth, float | int) and not bandwidth > 0:
-        raise ValueError(f"`{name}` got bandwidth={bandwidth}: give a positive number.")
 
 
 def paired_rows(name: str, x: Array, y: Array, *, least: int) -> tuple[Array, Array]:

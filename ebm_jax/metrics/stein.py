@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax.metrics.discrepancy import Estimate, centred_square, check_bandwidth
+from ebm_jax.checks import check_positive, check_score
+from ebm_jax.metrics.discrepancy import Estimate, centred_square
 from ebm_jax.types import Scalar, ScoreFn
 
 
@@ -60,14 +61,10 @@ def squared_stein_discrepancy(
         arXiv:1703.01717; what modes far apart hide: arXiv:1805.09737.
     """
     count, n = x.shape[0], float(x.shape[0])
-    check_bandwidth("squared_stein_discrepancy", bandwidth)
+    check_positive("squared_stein_discrepancy", bandwidth=bandwidth)
     if count < 4:
         raise ValueError(f"`squared_stein_discrepancy` got {count} rows: give at least 4.")
-    if (shape := jax.eval_shape(score_fn, x[0]).shape) != x.shape[1:]:
-        raise ValueError(
-            f"`squared_stein_discrepancy` got score_fn(x) of shape {shape}, expected "
-            f"{x.shape[1:]}: functions see one example; batch with jax.vmap."
-        )
+    check_score("squared_stein_discrepancy", score_fn, x[0])
     scores, rows = jax.vmap(score_fn)(x).reshape(count, -1), x.reshape(count, -1)
     sums, squares = _stein_sums(scores, rows, bandwidth, kernel)
     spread = centred_square(sums, squares)

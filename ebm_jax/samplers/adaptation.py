@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.samplers.kernel import Kernel, check_positive
+from ebm_jax.checks import check_positive
+from ebm_jax.samplers.kernel import Kernel
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 

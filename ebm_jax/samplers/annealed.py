@@ -17,6 +17,7 @@ import jax
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import denoiser_from_score
+from ebm_jax.checks import check_positive
 from ebm_jax.samplers.kernel import run
 from ebm_jax.samplers.langevin import ula
 from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar
@@ -94,8 +95,7 @@ def _visit_level(
     ratio: float,
     temperature: float,
 ) -> Example:
-    if isinstance(ratio, float | int) and not ratio > 0:
-        raise ValueError(f"`annealed_langevin` got step_ratio={ratio}: give a positive number.")
+    check_positive("annealed_langevin", step_ratio=ratio)
     kernel = ula(lambda x: score_fn(x, sigma), step_size=ratio * sigma**2, temperature=temperature)
     state, _ = run(kernel, key, kernel.init(x), steps)
     return state.x

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.samplers.kernel import Kernel, check_positive, scan
+from ebm_jax.checks import check_positive
+from ebm_jax.samplers.kernel import Kernel, scan
 from ebm_jax.samplers.metropolis import (
     GradientState,
     MetropolisInfo,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
+from ebm_jax.types import Example, PRNGKey, Scalar
 
 SMALL = 8  # entries up to which an array is carried as scalars
 BLOCK = 50  # steps of a small state whose noise is drawn at once
@@ -157,29 +157,6 @@ def _lanes(state: Any) -> tuple[Callable[[Any], list[Any]], Callable[[list[Any]]
         return jax.tree.unflatten(structure, stacked)
 
     return spread, gather
-
-
-def check_positive(name: str, **numbers: float | Scalar) -> None:
-    """Raise the ValueError of a factory one of whose numbers is known and not positive."""
-    for argument, value in numbers.items():
-        if isinstance(value, float | int) and not value > 0:
-            raise ValueError(f"`{name}` got {argument}={value}: give a positive number.")
-
-
-def check_energy(name: str, energy_fn: EnergyFn, x: Example) -> None:
-    """Raise the ValueError of a kernel whose energy is no float scalar of one example."""
-    out = jax.eval_shape(energy_fn, x)
-    shape = getattr(out, "shape", None)
-    if shape != ():
-        raise ValueError(
-            f"`{name}` got energy_fn(x) of shape {shape} for x of shape {x.shape}, expected (): "
-            "functions see one example; batch with jax.vmap."
-        )
-    if not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(
-            f"`{name}` got energy_fn(x) of type {out.dtype}, expected a float: "
-            "it has no gradient; convert its result with jnp.float32."
-        )
 
 
 def check_start(name: str, energy: Scalar) -> None:

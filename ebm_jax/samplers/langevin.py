@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax.samplers.kernel import Kernel, check_positive
+from ebm_jax.checks import check_positive, check_score
+from ebm_jax.samplers.kernel import Kernel
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -63,7 +64,7 @@ def ula(
     _check_numbers("ula", step_size, temperature)
 
     def init(x: Example) -> LangevinState:
-        _check_score("ula", score_fn, x)
+        check_score("ula", score_fn, x)
         return LangevinState(x)
 
     def move(noise: Array, state: LangevinState) -> tuple[LangevinState, LangevinInfo]:
@@ -110,7 +111,7 @@ def preconditioned(
         )
 
     def init(x: Example) -> LangevinState:
-        _check_score("preconditioned", score_fn, x)
+        check_score("preconditioned", score_fn, x)
         if preconditioner.shape != (x.shape if diagonal else x.shape * 2):
             raise ValueError(
                 f"`preconditioned` got a preconditioner of shape {preconditioner.shape} for x of "
@@ -162,7 +163,7 @@ def underdamped(
     kick = jnp.sqrt((1 - keep**2) * temperature)
 
     def init(x: Example) -> UnderdampedState:
-        _check_score("underdamped", score_fn, x)
+        check_score("underdamped", score_fn, x)
         return UnderdampedState(x, jnp.zeros_like(x), score_fn(x))
 
     def move(noise: Array, state: UnderdampedState) -> tuple[UnderdampedState, LangevinInfo]:
@@ -215,12 +216,3 @@ def _check_numbers(name: str, step_size: float | Scalar, temperature: float | Sc
     check_positive(name, step_size=step_size)
     if isinstance(temperature, float | int) and not temperature >= 0:
         raise ValueError(f"`{name}` got temperature={temperature}: give 0 or a positive number.")
-
-
-def _check_score(name: str, score_fn: ScoreFn, x: Example) -> None:
-    shape = getattr(jax.eval_shape(score_fn, x), "shape", None)
-    if shape != x.shape:
-        raise ValueError(
-            f"`{name}` got score_fn(x) of shape {shape}, expected {x.shape}: "
-            "functions see one example; batch with jax.vmap."
-        )

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from ebm_jax.samplers.kernel import Kernel, check_energy, check_positive, check_start
+from ebm_jax.checks import check_energy, check_positive
+from ebm_jax.samplers.kernel import Kernel, check_start
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 

@@ -4,7 +4,13 @@ A target smoothed by sigma is the law of x + sigma n, n ~ N(0, I): what denoisin
 score matching at sigma really learns.
 """
 
-from ebm_jax.targets.gaussian import Target, fitted_gaussian, gaussian, gaussian_mixture
+from ebm_jax.targets.gaussian import (
+    Target,
+    fitted_gaussian,
+    gaussian,
+    gaussian_mixture,
+    log_density,
+)
 from ebm_jax.targets.planar import (
     checkerboard,
     eight_gaussians,
@@ -21,6 +27,7 @@ __all__ = [
     "fitted_gaussian",
     "gaussian",
     "gaussian_mixture",
+    "log_density",
     "moons",
     "pinwheel",
     "rings",

@@ -29,6 +29,18 @@ class Target(NamedTuple):
     smoothed: Callable[[float], "Target"] | None = None
 
 
+def log_density(law: Target) -> Callable[[Example], Scalar]:
+    """log p(x) = -E(x) - log Z of a law whose energy and log Z are known.
+
+    Raises:
+        ValueError: for a law of which one is not.
+    """
+    energy, log_z = law.energy, law.log_z
+    if energy is None or log_z is None:
+        raise ValueError("`log_density` got a law without energy or log Z: it has no density.")
+    return lambda x: -energy(x) - log_z
+
+
 def gaussian(mean: Example, scale: Example | float) -> Target:
     """N(mean, scale^2): independent coordinates, one scale for all or one for each.
 
