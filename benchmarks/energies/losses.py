@@ -4,10 +4,12 @@ One step of Adam on the energy of an MLP, from one batch: exact, sliced (one sli
 denoising score matching. Every implementation trains the same weights on the same data
 and is called as its documentation does, in the form that is best for it:
 
-    ebm_jax    `make_step` under one compiled scan, which is what `fit` runs, its batch split
-               over as many simulated devices as cores; the losses of an `EnergyMLP` that
-               knows its own derivatives, and those of any energy where it says so. A step
-               also keeps the moving average of the weights and the gradient's norm.
+    ebm_jax    `make_step` under one compiled scan, which is what `fit` runs; the losses of
+               an `EnergyMLP` that knows its own derivatives, and those of any energy where
+               it says so. A step also keeps the moving average of the weights and the
+               gradient's norm. On one device, whose matmuls use every core; for the exact
+               loss, most of which is not matmuls, the batch is split over as many simulated
+               devices as cores.
     torchebm   `ScoreMatching` (exact), `SlicedScoreMatching` (Rademacher),
                `DenoisingScoreMatching`, and torch's Adam.
     ebmkit     `ExactScoreMatching`, `SlicedScoreMatching` (variance-reduced, Gaussian),
@@ -109,7 +111,8 @@ def ebm_jax(problem: Problem, *, any_energy: bool = False) -> Job:
     from ebm_jax.nets import EnergyMLP
     from ebm_jax.training import init_state, make_step
 
-    sharding.use_all_cores()
+    if problem.loss == "exact":
+        sharding.use_all_cores()
     net = EnergyMLP(problem.widths)
 
     def loss(params: Any, key: Any, x: Any) -> Any:

@@ -5,8 +5,8 @@ the randomness of steps to come, `move` takes one step with it. Many chains are 
 over keys and states; with `noise.example_keys` chain i draws the same numbers alone,
 among a million, or spread over devices.
 
-Two things here are for speed alone and change no value. The noise of a block of steps of a
-small state is drawn at once, since folding a key for every step costs as much as its draw.
+Two things here are for speed alone and change no law. The noise of a block of steps is drawn
+at once, since folding a key for every step costs as much as the draw of a small state.
 And a small state is carried as scalars: under `vmap` each is one vector over chains, where
 a carry of shape (chains, 2) would leave XLA an inner loop of length 2 (together 4-6 times
 faster for a 2-D mixture on CPU).
@@ -23,6 +23,7 @@ from ebm_jax.types import Example, PRNGKey, Scalar
 
 SMALL = 8  # entries up to which an array is carried as scalars
 BLOCK = 50  # steps of a small state whose noise is drawn at once
+LARGE_BLOCK = 4  # of a large one: few enough that memory stays that of the chains
 
 Collect = Callable[[Any, Any], Any]
 
@@ -108,7 +109,7 @@ def _run_every(
 ) -> tuple[Any, Any]:
     """The scan over blocks of steps, each with its noise drawn at once."""
     small = sum(leaf.size for leaf in jax.tree.leaves(state)) <= 4 * SMALL
-    block = min(BLOCK, num_steps) if small else 1
+    block = min(BLOCK if small else LARGE_BLOCK, num_steps)
 
     def one(state: Any, noise: PyTree) -> tuple[Any, Any]:
         state, info = kernel.move(noise, state)
@@ -165,3 +166,9 @@ def check_start(name: str, energy: Scalar) -> None:
         raise ValueError(
             f"`{name}` starts where the energy is {energy}: start the chain in the law's support."
         )
+
+
+def standard_normals(key: PRNGKey, x: Example, num_steps: int) -> jax.Array:
+    """N(0, 1) of shape (num_steps, *x.shape); XLA draws long rows faster than small images."""
+    normals = jax.random.normal(key, (num_steps, x.size), x.dtype)
+    return normals.reshape(num_steps, *x.shape)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.checks import check_positive, check_score
-from ebm_jax.samplers.kernel import Kernel
+from ebm_jax.samplers.kernel import Kernel, standard_normals
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -209,7 +209,7 @@ def boxed(kernel: Kernel, low: float | Scalar, high: float | Scalar) -> Kernel:
 
 
 def _draw_normals(key: PRNGKey, state: Any, num_steps: int) -> Array:
-    return jax.random.normal(key, (num_steps, *state.x.shape), state.x.dtype)
+    return standard_normals(key, state.x, num_steps)
 
 
 def _check_numbers(name: str, step_size: float | Scalar, temperature: float | Scalar) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from ebm_jax.checks import check_energy, check_positive
-from ebm_jax.samplers.kernel import Kernel, check_start
+from ebm_jax.samplers.kernel import Kernel, check_start, standard_normals
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
@@ -147,7 +147,7 @@ def start_with_gradient(name: str, energy_fn: EnergyFn) -> Callable[[Example], G
 def draw_proposals(key: PRNGKey, state: Any, num_steps: int) -> tuple[Array, Array]:
     """Standard normals of the shape of x, and logs of uniforms to accept with."""
     key_noise, key_accept = jax.random.split(key)
-    noise = jax.random.normal(key_noise, (num_steps, *state.x.shape), state.x.dtype)
+    noise = standard_normals(key_noise, state.x, num_steps)
     return noise, jnp.log(jax.random.uniform(key_accept, (num_steps,), state.x.dtype))
 
 
