@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.types import EnergyFn, Example, Scalar, ScoreFn
+from ebm_jax.types import DenoiseFn, EnergyFn, Example, Scalar, ScoreFn
 
 
-def check_positive(name: str, **numbers: float | Scalar) -> None:
+def check_positive(name: str, **numbers: float | int | Scalar) -> None:
     """Raise the ValueError of a function one of whose numbers is known and not positive."""
     for argument, value in numbers.items():
         if isinstance(value, float | int) and not value > 0:
@@ -35,5 +35,16 @@ def check_score(name: str, score_fn: ScoreFn, x: Example) -> None:
     if shape != x.shape:
         raise ValueError(
             f"`{name}` got score_fn(x) of shape {shape}, expected {x.shape}: "
+            "functions see one example; batch with jax.vmap."
+        )
+
+
+def check_denoiser(name: str, denoise_fn: DenoiseFn, x: Example) -> None:
+    """Raise the ValueError of a denoiser whose result is not of the shape of its example."""
+    level = jax.ShapeDtypeStruct((), x.dtype)
+    shape = getattr(jax.eval_shape(denoise_fn, x, level), "shape", None)
+    if shape != x.shape:
+        raise ValueError(
+            f"`{name}` got denoise_fn(x, sigma) of shape {shape}, expected {x.shape}: "
             "functions see one example; batch with jax.vmap."
         )

@@ -5,11 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax.calculus import score_from_denoiser
+from ebm_jax import noise
+from ebm_jax.calculus import (
+    noise_from_denoiser,
+    score_from_denoiser,
+    velocity_from_denoiser,
+)
 from ebm_jax.losses import (
+    clean_prediction,
     denoising_score_matching,
     edm,
+    likelihood_weighted,
     noise_conditional,
+    uncertainty_weighted,
+    velocity_prediction,
     weighted_denoising,
 )
 from ebm_jax.nets import precondition
@@ -176,3 +185,109 @@ def test_edm_takes_the_published_scale_of_the_data_by_default():
     x = jnp.array([1.0, -3.0, 0.5])
     value = edm(lambda _, sigma: x + 2.0, jax.random.key(4), x, jnp.float32(0.5))
     np.testing.assert_allclose(value, 8 / 2 * 3 * 2.0**2, rtol=1e-6)
+
+
+# ---- what a network predicts, and the weight that it amounts to
+
+PREDICTED = jnp.array([0.3, -1.2, 0.8])  # one example, and a denoiser that is wrong about it
+
+
+def wrong(x, sigma):
+    return jnp.tanh(x) * (1 + sigma)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 20.0])
+def test_each_prediction_is_its_own_squared_error(sigma):
+    """DDPM's noise, the clean example and the velocity of a x_0 + b n, a^2 + b^2 = 1."""
+    key, level, x = jax.random.key(3), jnp.float32(sigma), PREDICTED
+    n = jax.random.normal(jax.random.key(3), x.shape)
+    noisy = x + level * n
+    a, b = 1 / np.sqrt(1 + sigma**2), sigma / np.sqrt(1 + sigma**2)
+    for loss, prediction, target in (
+        (noise_conditional, noise_from_denoiser(wrong), n),
+        (clean_prediction, wrong, x),
+        (velocity_prediction, velocity_from_denoiser(wrong), a * n - b * x),
+    ):
+        ours = loss(wrong, key, x, level)
+        expected = 0.5 * np.sum((np.asarray(prediction(noisy, level)) - target) ** 2)
+        np.testing.assert_allclose(ours, expected, rtol=2e-3)
+        key = jax.random.key(3)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 3.0])
+def test_velocity_prediction_is_edm_for_data_of_standard_deviation_one(sigma):
+    ours = velocity_prediction(wrong, jax.random.key(3), PREDICTED, jnp.float32(sigma))
+    other = edm(wrong, jax.random.key(3), PREDICTED, jnp.float32(sigma), sigma_data=1.0)
+    np.testing.assert_allclose(ours, other, rtol=1e-5)
+
+
+PROCESSES = {"vp": noise.vp(), "sub_vp": noise.sub_vp(), "ve": noise.ve(sigma_max=20.0)}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_likelihood_weighted_is_g_squared_times_the_score_error_of_the_process(name):
+    process, t, x = PROCESSES[name], jnp.float32(0.4), PREDICTED
+    n = jax.random.normal(jax.random.key(3), x.shape)
+    noisy = process.alpha(t) * x + process.sigma(t) * n
+    error = process.score(wrong)(noisy, t) + n / process.sigma(t)
+    length = process.t_max - process.t_min
+    expected = length * process.diffusion(t) ** 2 / 2 * jnp.sum(error**2)
+    ours = likelihood_weighted(wrong, jax.random.key(3), x, t, process=process)
+    np.testing.assert_allclose(ours, expected, rtol=1e-3)
+
+
+@dimensions
+@pytest.mark.parametrize("name", PROCESSES)
+def test_both_likelihood_losses_have_the_mean_of_the_bound_on_gaussian_data(d, name):
+    """The integral of -dSNR/dt times the expected error s^2 / (1 + s^2 SNR) is
+
+        d/2 log((1 + s^2 / sigma_min^2) / (1 + s^2 / sigma_max^2)),
+
+    by uniform times and by log-uniform levels; the process' first tenth is left out, where
+    the former has hardly a finite variance.
+    """
+    process = PROCESSES[name]._replace(t_min=0.1)
+    low, high = (float(process.level(jnp.float32(t))) for t in (0.1, 1.0))
+    expected = d / 2 * np.log((1 + (SCALE / low) ** 2) / (1 + (SCALE / high) ** 2))
+
+    def one(key):
+        key_data, key_u, *keys = jax.random.split(key, 4)
+        x = MEAN + SCALE * jax.random.normal(key_data, (d,))
+        u = jax.random.uniform(key_u)
+        by_time = likelihood_weighted(denoise, keys[0], x, 0.1 + 0.9 * u, process=process)
+        level = noise.log_uniform_level(u, sigma_min=low, sigma_max=high)
+        by_level = noise_conditional(denoise, keys[1], x, level)
+        return jnp.stack([by_time, 2 * jnp.log(high / low) * by_level])
+
+    assert_mean(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), N)), expected)
+
+
+def test_uncertainty_weighting_is_least_at_the_logarithm_of_the_mean_loss():
+    losses = jnp.array([0.5, 4.0, 3.0])
+
+    def mean(u):
+        return jnp.mean(jax.vmap(uncertainty_weighted, (0, None))(losses, u))
+
+    best = jnp.log(losses.mean())
+    assert float(jax.grad(mean)(best)) == pytest.approx(0, abs=1e-6)
+    assert float(mean(best)) == pytest.approx(1 + float(best), rel=1e-6)
+    for step in (-0.1, 0.1):
+        assert mean(best + step) > mean(best)
+
+
+def test_sliced_and_exact_score_matching_take_a_field_whose_jacobian_is_not_symmetric():
+    """A free field, no gradient of any energy: s(x) = A x, div s = tr A."""
+    from ebm_jax import losses
+
+    matrix = jnp.array([[0.5, 2.0, 0.0], [-1.0, -0.3, 1.0], [0.0, 0.7, -2.0]])
+    x = PREDICTED
+
+    def field(x):
+        return matrix @ x
+
+    truth = 0.5 * np.sum(np.asarray(matrix @ x) ** 2) + np.trace(matrix)
+    assert float(losses.exact_score_matching(field, x)) == pytest.approx(float(truth), rel=1e-5)
+    draw = jax.vmap(lambda key: losses.variance_reduced_sliced_score_matching(field, key, x))
+    assert_mean(jax.jit(draw)(jax.random.split(jax.random.key(1), N)), truth)
+    draw = jax.vmap(lambda key: losses.sliced_score_matching(field, key, x))
+    assert_mean(jax.jit(draw)(jax.random.split(jax.random.key(2), N)), truth)

@@ -20,6 +20,7 @@ PROCESSES = {
     "sub_vp of another range": noise.sub_vp(beta_min=0.2, beta_max=9.0),
     "cosine": noise.cosine(),
     "cosine of another offset": noise.cosine(offset=0.1),
+    "edm": noise.edm(),
 }
 
 
@@ -37,6 +38,8 @@ def published(name, t):
         low, high = (0.05, 7.0) if "another" in name else (0.01, 50.0)
         variance = low**2 * (high / low) ** (2 * t)
         return np.ones_like(t), variance, np.zeros_like(t), variance * 2 * np.log(high / low)
+    if name == "edm":
+        return np.ones_like(t), t**2, np.zeros_like(t), 2 * t
     if name.startswith("cosine"):
         s = 0.1 if "another" in name else 0.008
         angle, start = (t + s) / (1 + s) * np.pi / 2, s / (1 + s) * np.pi / 2
@@ -84,7 +87,7 @@ def test_time_of_log_snr_inverts_log_snr_and_stays_on_the_interval(name):
     process = PROCESSES[name]
     times = jnp.linspace(process.t_min + 1e-3, process.t_max - 1e-3, 9)
     back = jax.vmap(lambda t: process.time_of_log_snr(process.log_snr(t)))(times)
-    np.testing.assert_allclose(back, times, atol=1e-5)
+    np.testing.assert_allclose(back, times, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(
         process.time_of_log_snr(jnp.float32(100.0)), process.t_min, atol=1e-9
     )
@@ -214,3 +217,100 @@ def test_numbers_at_the_border_are_accepted():
     assert noise.cosine(offset=0.0).alpha(jnp.float32(0.5)) == pytest.approx(np.cos(np.pi / 4))
     assert noise.geometric(1.0, 0.5, 2).shape == (2,)
     assert noise.karras(1.0, 0.5, 2).shape == (2,)
+
+
+# ---- the reverse, and grids
+
+
+@pytest.mark.parametrize("name", ["ve", "vp", "sub_vp", "cosine", "edm"])
+def test_velocity_of_gaussian_data_follows_its_quantiles(name):
+    """x_t = alpha m + sqrt(alpha^2 s^2 + sigma^2) z for fixed z: dx/dt by central differences."""
+    process, scale, mean, z, t, h = PROCESSES[name], 0.7, 0.5, np.array([1.3, -0.4]), 0.4, 1e-5
+
+    def quantile(t):
+        alpha_squared, variance, *_ = published(name, np.float64(t))
+        return np.sqrt(alpha_squared) * mean + np.sqrt(alpha_squared * scale**2 + variance) * z
+
+    def denoise(x, sigma):
+        return (scale**2 * x + sigma**2 * mean) / (scale**2 + sigma**2)
+
+    expected = (quantile(t + h) - quantile(t - h)) / (2 * h)
+    x = jnp.float32(quantile(t))
+    velocity = process.velocity(denoise, x, jnp.float32(t))
+    np.testing.assert_allclose(velocity, expected, rtol=2e-3, atol=1e-3)
+    _, _, drift, diffusion_squared = published(name, np.float64(t))
+    score = np.asarray(process.score(denoise)(x, jnp.float32(t)))
+    reverse = process.reverse_drift(denoise, x, jnp.float32(t))
+    expected = drift * np.asarray(x) - diffusion_squared * score
+    np.testing.assert_allclose(reverse, expected, rtol=2e-3, atol=1e-3)
+    clean = process.denoise(denoise, x, jnp.float32(t))
+    alpha_squared, variance, *_ = published(name, np.float64(t))
+    tweedie = (np.asarray(x) + variance * score) / np.sqrt(alpha_squared)
+    np.testing.assert_allclose(clean, tweedie, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_level_is_sigma_over_alpha_and_time_of_level_inverts_it(name):
+    process = PROCESSES[name]
+    times = jnp.linspace(process.t_min + 1e-3, process.t_max - 1e-3, 9)
+    levels = jax.vmap(process.level)(times)
+    alpha_squared, variance, *_ = published(name, np.asarray(times, np.float64))
+    np.testing.assert_allclose(levels, np.sqrt(variance / alpha_squared), rtol=5e-4)
+    back = noise.times_of_levels(process, levels)
+    np.testing.assert_allclose(back, times, atol=2e-5 * process.t_max)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_grids_run_from_the_last_time_down_to_the_first(name):
+    process = PROCESSES[name]
+    uniform, by_snr = noise.uniform_times(process, 7), noise.log_snr_times(process, 7)
+    expected = np.linspace(process.t_max, process.t_min, 8)
+    np.testing.assert_allclose(uniform, expected, rtol=1e-6, atol=1e-7)
+    ratios = np.diff(np.log(np.asarray(jax.vmap(process.level)(by_snr), np.float64)))
+    np.testing.assert_allclose(ratios, ratios.mean(), rtol=0.02)
+    np.testing.assert_allclose(by_snr[jnp.array([0, -1])], [process.t_max, process.t_min])
+
+
+def test_a_uniform_grid_may_end_earlier():
+    times = noise.uniform_times(noise.vp(), 4, t_min=1e-3)
+    np.testing.assert_allclose(times, np.linspace(1.0, 1e-3, 5), rtol=1e-6)
+
+
+def test_levels_of_ddpm_are_the_published_ones():
+    """abar ends at 4.0e-5; the betas of the first two steps come back; N times beta is vp's."""
+    levels = np.asarray(noise.ddpm_levels(), np.float64)
+    abar = 1 / (1 + levels**2)
+    assert levels.shape == (1000,)
+    assert abar[0] == pytest.approx(4.0e-5, rel=0.02)
+    assert 1 - abar[-1] == pytest.approx(1e-4, rel=1e-3)
+    assert 1 - abar[-2] / abar[-1] == pytest.approx(1e-4 + 0.0199 / 999, rel=1e-2)
+    continuous = published("vp", np.linspace(1, 0.001, 1000))[0]
+    np.testing.assert_allclose(abar[::100], continuous[::100], rtol=0.08)
+    few = np.asarray(noise.ddpm_levels(3, beta_min=0.1, beta_max=0.3), np.float64)
+    np.testing.assert_allclose(1 / (1 + few**2), [0.9 * 0.8 * 0.7, 0.9 * 0.8, 0.9], rtol=1e-5)
+
+
+def test_log_uniform_levels_are_uniform_in_the_logarithm():
+    u = jnp.linspace(0, 1, 5)
+    levels = jax.vmap(lambda u: noise.log_uniform_level(u, sigma_min=0.1, sigma_max=1e3))(u)
+    np.testing.assert_allclose(levels, [0.1, 1, 10, 100, 1000], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: noise.edm(sigma_min=0.0), "`edm` got the range 0.0 to 80.0"),
+        (lambda: noise.uniform_times(noise.vp(), 0), "`uniform_times` got num_steps=0"),
+        (lambda: noise.uniform_times(noise.vp(), 3, t_min=1.0), "`uniform_times` got t_min=1.0"),
+        (lambda: noise.log_snr_times(noise.vp(), 0), "`log_snr_times` got num_steps=0"),
+        (lambda: noise.ddpm_levels(0), "`ddpm_levels` got num_steps=0"),
+        (lambda: noise.ddpm_levels(beta_max=1.0), "`ddpm_levels` got the range 0.0001 to 1.0"),
+        (
+            lambda: noise.log_uniform_level(jnp.float32(0.5), sigma_min=2.0, sigma_max=1.0),
+            "`log_uniform_level` got the range 2.0 to 1.0",
+        ),
+    ],
+)
+def test_grids_out_of_range_are_refused_by_name_and_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

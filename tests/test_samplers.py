@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ebm_jax.noise import example_keys, geometric
-from ebm_jax.samplers import annealed_langevin, annealed_langevin_path, run, ula
+from ebm_jax.samplers import (
+    annealed_langevin,
+    annealed_langevin_path,
+    consistent_annealed_langevin,
+    run,
+    ula,
+)
 from ebm_jax.sharding import data_mesh, split
 from ebm_jax.targets import gaussian_mixture
 from tests.statistics import assert_mean, assert_normal, assert_variance
@@ -291,3 +297,78 @@ def test_a_run_takes_at_least_one_step(num_steps):
     with pytest.raises(ValueError, match=f"`run` got num_steps={num_steps}"):
         run(kernel, jax.random.key(7), kernel.init(jnp.ones(2)), num_steps)
     assert run(kernel, jax.random.key(8), kernel.init(jnp.ones(2)), 1)[0].x.shape == (2,)
+
+
+# ---- consistent annealed Langevin
+
+
+@pytest.mark.parametrize("step_ratio", [0.302, 0.5, 1.0, 1.2])
+def test_consistent_annealing_keeps_the_noise_of_every_level(step_ratio):
+    """Of data of one point the chain is at level sigma_i, whatever the step; in 6 levels."""
+    ladder = geometric(3.0, 0.5, 6)
+    assert abs(1 - step_ratio) <= ladder[1] / ladder[0]
+    for last in (2, 4, 6):
+
+        def one(key, last=last):
+            key_start, key_run = jax.random.split(key)
+            start = 1.0 + ladder[0] * jax.random.normal(key_start, (2,))
+            return consistent_annealed_langevin(
+                lambda x, sigma: (1.0 - x) / sigma**2, key_run, start, ladder[:last],
+                step_ratio=step_ratio, final_denoise=False,
+            )  # fmt: skip
+
+        assert_normal(chains(one), 1.0, float(ladder[last - 1]) ** 2)
+
+
+def test_consistent_annealing_is_ancestral_sampling_and_ddim_at_its_borders():
+    """At the ratio 1 - gamma no noise is added; at 1 - gamma^2 that of the posterior is."""
+    from ebm_jax import noise, samplers
+
+    ladder, x = geometric(3.0, 0.5, 6), jnp.array([0.4, -2.0])
+    gamma = float(ladder[1] / ladder[0])
+
+    def denoise(x, sigma):
+        return x + sigma**2 * smoothed_score(x, sigma)
+
+    ours = consistent_annealed_langevin(
+        smoothed_score, jax.random.key(0), x, ladder, step_ratio=1 - gamma, final_denoise=True
+    )
+    ddim = samplers.integrate(
+        samplers.ddim(noise.edm()), denoise, jax.random.key(1), x, ladder, final_denoise=True
+    )
+    np.testing.assert_allclose(ours, ddim, rtol=1e-2)  # noise of sqrt(round-off) is left
+
+    def ends(one):
+        return chains(one, n=4000)
+
+    consistent = ends(
+        lambda key: consistent_annealed_langevin(
+            smoothed_score, key, x, ladder, step_ratio=1 - gamma**2, final_denoise=False
+        )
+    )
+    ancestral = ends(
+        lambda key: samplers.integrate(
+            samplers.ancestral(noise.edm()), denoise, key, x, ladder, final_denoise=False
+        )
+    )
+    assert_mean(consistent - ancestral.mean(0), np.zeros(2), standard_errors=5 * np.sqrt(2))
+    ratio = consistent.var(0) / ancestral.var(0)
+    assert np.all(np.abs(ratio - 1) < 5 * np.sqrt(4 / 4000))
+
+
+@pytest.mark.parametrize(
+    ("step_ratio", "levels", "message"),
+    [
+        (0.1, 6, "step_ratio=0.1 for levels in a ratio of 0.6988: give between 0.3012"),
+        (-1.0, 6, "got step_ratio=-1.0"),
+        (0.5, 1, "got 1 levels"),
+    ],
+)
+def test_consistent_annealing_refuses_steps_that_need_noise_of_negative_variance(
+    step_ratio, levels, message
+):
+    with pytest.raises(ValueError, match=message):
+        consistent_annealed_langevin(
+            smoothed_score, jax.random.key(0), jnp.zeros(2), geometric(3.0, 0.5, 6)[:levels],
+            step_ratio=step_ratio, final_denoise=False,
+        )  # fmt: skip

@@ -7,7 +7,15 @@ from ebm_jax.losses.adversarial import (
     vera,
     vera_proposal,
 )
-from ebm_jax.losses.diffusion import edm, noise_conditional, weighted_denoising
+from ebm_jax.losses.diffusion import (
+    clean_prediction,
+    edm,
+    likelihood_weighted,
+    noise_conditional,
+    uncertainty_weighted,
+    velocity_prediction,
+    weighted_denoising,
+)
 from ebm_jax.losses.discrepancy import energy_discrepancy
 from ebm_jax.losses.likelihood import (
     contrastive_divergence,
@@ -40,6 +48,7 @@ from ebm_jax.losses.stein import learned_stein, sliced_learned_stein
 
 __all__ = [
     "check_noise",
+    "clean_prediction",
     "conditional_noise_contrastive",
     "contrastive_divergence",
     "controlled_denoising_score_matching",
@@ -53,6 +62,7 @@ __all__ = [
     "flow_contrastive",
     "implicit_score",
     "learned_stein",
+    "likelihood_weighted",
     "nearest_neighbour_entropy",
     "noise_conditional",
     "noise_contrastive",
@@ -66,7 +76,9 @@ __all__ = [
     "sliced_score_matching_from_curvature",
     "squared_energies",
     "squared_gradient",
+    "uncertainty_weighted",
     "variance_reduced_sliced_score_matching",
+    "velocity_prediction",
     "vera",
     "vera_proposal",
     "weighted_denoising",

@@ -5,12 +5,22 @@ Each is a weighting of one squared error,
     loss = w(sigma) / 2 * || D(x + sigma n, sigma) - x ||^2,   n ~ N(0, I),
 
 whose minimum at every level is D = E[x_0 | x_sigma], whatever the weight. A level is
-an argument; `noise.draw_*` draw it.
+an argument; `noise.draw_*` draw it. What a network predicts is a view of D (`calculus`),
+and the mean squared error of each prediction is one of these:
+
+    score, times sigma        1 / sigma^2            `noise_conditional`
+    noise (DDPM)              1 / sigma^2            `noise_conditional`
+    clean example             1                      `clean_prediction`
+    velocity                  1 + 1 / sigma^2        `velocity_prediction`
+    raw network of EDM        1 / sd^2 + 1 / sigma^2 `edm`
+    likelihood, t uniform     -d SNR / dt            `likelihood_weighted`
+    likelihood, log-uniform   1 / sigma^2            `noise_conditional`, times a constant
 """
 
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.noise import Process
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
@@ -44,6 +54,12 @@ def noise_conditional(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Sc
     (weight sigma^2 on the score) of s = (D - x) / sigma^2: of order d / 2 at every
     level. Its minimum for data N(m, s^2 I) is d/2 * s^2 / (s^2 + sigma^2).
 
+    It is also DDPM's L_simple, 1/2 |eps(x + sigma n, sigma) - n|^2, for the noise that D
+    predicts; there levels are drawn uniformly from `noise.ddpm_levels`. And it is the
+    diffusion term of the variational bound, in nats, when sigma is log-uniform between
+    two levels and the result multiplied by 2 log(sigma_max / sigma_min): importance
+    sampling of `likelihood_weighted`, with far less variance.
+
     Args:
         denoise_fn: D(x, sigma), returning an array of the shape of `x`.
         key: PRNG key for the one draw of n.
@@ -51,7 +67,8 @@ def noise_conditional(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Sc
         sigma: noise level, positive; drawn from a ladder by `noise.draw_uniform`.
 
     References:
-        Song & Ermon, arXiv:1907.05600, equations 5 and 6.
+        Song & Ermon, arXiv:1907.05600, equations 5 and 6; Ho, Jain & Abbeel,
+        arXiv:2006.11239, equation 14; the law of sigma: arXiv:2101.09258, arXiv:2107.00630.
     """
     return weighted_denoising(denoise_fn, key, x, sigma, sigma**-2)
 
@@ -77,3 +94,81 @@ def edm(
     """
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     return weighted_denoising(denoise_fn, key, x, sigma, weight)
+
+
+def clean_prediction(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Scalar) -> Scalar:
+    """The squared error of the clean example: `weighted_denoising` with weight 1.
+
+    Its minimum for data N(m, s^2 I) is d/2 * s^2 sigma^2 / (s^2 + sigma^2): high levels
+    dominate.
+
+    Args:
+        denoise_fn: D(x, sigma), returning an array of the shape of `x`.
+        key: PRNG key for the one draw of n.
+        x: one clean example, of any shape; batch with `jax.vmap`.
+        sigma: noise level, positive.
+    """
+    return weighted_denoising(denoise_fn, key, x, sigma, jnp.ones_like(sigma))
+
+
+def velocity_prediction(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Scalar) -> Scalar:
+    """The squared error of the velocity v, for one example: weight 1 + 1 / sigma^2.
+
+    1/2 |v(x_sigma, sigma) - (n - sigma x) / sqrt(1 + sigma^2)|^2 with the v of
+    `calculus.velocity_from_denoiser`. Its minimum for data N(m, I) is d / 2 at every level:
+    for sd = 1 it is `edm`.
+
+    Args:
+        denoise_fn: D(x, sigma), returning an array of the shape of `x`.
+        key: PRNG key for the one draw of n.
+        x: one clean example, of any shape; batch with `jax.vmap`.
+        sigma: noise level, positive.
+
+    References:
+        Salimans & Ho, arXiv:2202.00512.
+    """
+    return weighted_denoising(denoise_fn, key, x, sigma, 1 + sigma**-2)
+
+
+def likelihood_weighted(
+    denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, *, process: Process
+) -> Scalar:
+    """The diffusion term of the variational bound in continuous time, for one example.
+
+        loss = (t_max - t_min) g^2 / 2 | s(x_t, t) - grad log p(x_t | x) |^2
+
+    For t uniform on [t_min, t_max] its mean, in nats, plus a constant bounds -log p(x)
+    from above. By the denoiser the weight is (t_max - t_min) g^2 alpha^2 / sigma^4, which is
+    -(t_max - t_min) d(1/level^2)/dt; near t_min it is huge and the variance with it: prefer
+    `noise_conditional` at log-uniform levels, of the same mean.
+
+    Args:
+        denoise_fn: D(x, sigma), returning an array of the shape of `x`.
+        key: PRNG key for the one draw of n.
+        x: one clean example, of any shape; batch with `jax.vmap`.
+        t: time, uniform between the process' t_min and t_max.
+        process: the noising process.
+
+    References:
+        Song et al., arXiv:2101.09258, theorem 1 and equation 7.
+    """
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    weight = (process.diffusion(t) * alpha / sigma**2) ** 2 * (process.t_max - process.t_min)
+    return weighted_denoising(denoise_fn, key, x, sigma / alpha, weight)
+
+
+def uncertainty_weighted(loss: Scalar, log_scale: Scalar) -> Scalar:
+    """A loss divided by its own learned size at this level: loss / e^u + u.
+
+    Least at u = log E[loss], so that every level weighs alike whatever the weight of
+    `loss`; u(sigma) is a small network trained along and thrown away.
+
+    Args:
+        loss: one example's loss at a level, not negative.
+        log_scale: u(sigma) of that level.
+
+    References:
+        Karras et al., arXiv:2312.02696, section 2.2 and equation 16; Kendall & Gal,
+        arXiv:1703.04977.
+    """
+    return loss * jnp.exp(-log_scale) + log_scale

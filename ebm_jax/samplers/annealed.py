@@ -14,10 +14,12 @@ References:
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import denoiser_from_score
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_positive, check_score
 from ebm_jax.samplers.kernel import run
 from ebm_jax.samplers.langevin import ula
 from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar
@@ -79,6 +81,64 @@ def annealed_langevin_path(
         _visit_level, score_fn, steps=steps_per_level, ratio=step_ratio, temperature=temperature
     )
     return jax.lax.scan(lambda x, visit: (levels(x, *visit),) * 2, x, _visits(key, sigmas))[1]
+
+
+def consistent_annealed_langevin(
+    score_fn: NoisyScoreFn,
+    key: PRNGKey,
+    x: Example,
+    sigmas: Float[Array, " levels"],
+    *,
+    step_ratio: float,
+    final_denoise: bool,
+) -> Example:
+    """Consistent annealed sampling: one step a level, whose noise is just what is missing.
+
+        x' = x + h_i s(x, sigma_i) + b sigma_(i+1) n,   h_i = step_ratio sigma_i^2,
+        b^2 = 1 - ((1 - step_ratio) sigma_i / sigma_(i+1))^2
+
+    If D is the clean example, x' carries noise of exactly sigma_(i+1), where a Langevin step
+    carries more. At step_ratio = 1 - (sigma_(i+1) / sigma_i)^2 it is `ancestral` with the
+    small variance, at 1 - sigma_(i+1) / sigma_i it is `ddim`.
+
+    Args:
+        score_fn: s(x, sigma), of the shape of x.
+        key: PRNG key of this chain.
+        x: the start, a draw of the law at the top level.
+        sigmas: noise levels, highest first, at least two.
+        step_ratio: h_i / sigma_i^2, with |1 - step_ratio| at most sigma_(i+1) / sigma_i.
+        final_denoise: as for `annealed_langevin`.
+
+    Raises:
+        ValueError: for fewer than two levels, or a step ratio that is known to need noise
+            of negative variance.
+
+    References:
+        Jolicoeur-Martineau et al., arXiv:2009.05475.
+    """
+    name = "consistent_annealed_langevin"
+    check_positive(name, step_ratio=step_ratio)
+    if sigmas.shape[0] < 2:
+        raise ValueError(f"`{name}` got {sigmas.shape[0]} levels: give at least 2.")
+    check_score(name, lambda x: score_fn(x, sigmas[0]), x)
+    if not isinstance(sigmas, jax.core.Tracer):
+        least = float(np.min(np.asarray(sigmas)[1:] / np.asarray(sigmas)[:-1]))
+        if abs(1 - step_ratio) > least * (1 + 1e-5):
+            raise ValueError(
+                f"`{name}` got step_ratio={step_ratio} for levels in a ratio of {least:.4g}: "
+                f"give between {1 - least:.4g} and {1 + least:.4g}."
+            )
+
+    def step(x: Example, visit: tuple[Array, Scalar, Scalar]) -> tuple[Example, None]:
+        index, sigma, lower = visit
+        kept = (1 - step_ratio) * sigma
+        added = jnp.sqrt(jnp.maximum((lower - kept) * (lower + kept), 0.0))
+        noise = jax.random.normal(jax.random.fold_in(key, index), x.shape, x.dtype)
+        return x + step_ratio * sigma**2 * score_fn(x, sigma) + added * noise, None
+
+    visits = (jnp.arange(sigmas.shape[0] - 1), sigmas[:-1], sigmas[1:])
+    x, _ = jax.lax.scan(step, x, visits)
+    return denoiser_from_score(score_fn)(x, sigmas[-1]) if final_denoise else x
 
 
 def _visits(key: PRNGKey, sigmas: Float[Array, " levels"]) -> tuple[Array, Array]:

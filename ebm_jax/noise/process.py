@@ -1,4 +1,4 @@
-"""Noise: processes x_t = alpha(t) x_0 + sigma(t) n, ladders of levels, draws of levels and keys.
+"""Processes x_t = alpha(t) x_0 + sigma(t) n.
 
 Two functions of time determine the forward SDE dx = f(t) x dt + g(t) dw [1]:
 
@@ -16,17 +16,15 @@ References:
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array
 
 from ebm_jax.types import DenoiseFn, Example, NoisyScoreFn, PRNGKey, Scalar
 
 Schedule = Callable[[Scalar], Scalar]
-Ladder = Float[Array, " levels"]
 
 
 class Process(NamedTuple):
@@ -49,6 +47,14 @@ class Process(NamedTuple):
         """g(t) = sqrt((sigma^2)'(t) - 2 f(t) sigma(t)^2): the SDE's noise is g(t) dw."""
         growth = jax.grad(lambda t: self.sigma(t) ** 2)(t)
         return jnp.sqrt(growth - 2 * self.drift(t) * self.sigma(t) ** 2)
+
+    def level(self, t: Scalar) -> Scalar:
+        """sigma(t) / alpha(t), the noise level of x_t / alpha(t): what a denoiser is told."""
+        return self.sigma(t) / self.alpha(t)
+
+    def time_of_level(self, sigma: Scalar) -> Scalar:
+        """The inverse of `level`, by bisection to round-off; clipped to [t_min, t_max]."""
+        return self.time_of_log_snr(-2 * jnp.log(sigma))
 
     def log_snr(self, t: Scalar) -> Scalar:
         """log(alpha(t)^2 / sigma(t)^2), strictly decreasing in t."""
@@ -84,19 +90,56 @@ class Process(NamedTuple):
 
         return score
 
-    def draw_prior(self, key: PRNGKey, x: Example) -> Example:
-        """One draw of N(0, sigma(t_max)^2 I) of the shape and type of `x`: where samplers start."""
-        t_max = jnp.asarray(self.t_max, jnp.float32)
-        return self.sigma(t_max) * jax.random.normal(key, x.shape, x.dtype)
+    def denoise(self, denoise_fn: DenoiseFn, x: Example, t: Scalar) -> Example:
+        """E[x_0 | x_t = x] by a denoiser D(x, sigma): D(x / alpha, sigma / alpha)."""
+        return denoise_fn(x / self.alpha(t), self.level(t))
+
+    def reverse_drift(self, denoise_fn: DenoiseFn, x: Example, t: Scalar) -> Example:
+        """f x - g^2 s: with the noise g dw, the drift of the SDE that runs back in time [1].
+
+        dx = (f x - g^2 s) dt + g dw for dt < 0 has, at every t, the law of the forward
+        process. Written by the denoiser as (alpha'/alpha) x + g^2 (x - alpha D) / sigma^2.
+        """
+        return self.drift(t) * x - self.diffusion(t) ** 2 * self.score(denoise_fn)(x, t)
+
+    def velocity(self, denoise_fn: DenoiseFn, x: Example, t: Scalar) -> Example:
+        """f x - g^2 s / 2: dx/dt of the probability flow, without noise [1].
+
+        It equals sigma'/sigma (x - alpha D) + alpha' D, which is how it is computed: no
+        term cancels another where sigma is small.
+        """
+        alpha, alpha_rate = jax.value_and_grad(self.alpha)(t)
+        sigma, sigma_rate = jax.value_and_grad(self.sigma)(t)
+        denoised = denoise_fn(x / alpha, sigma / alpha)
+        return sigma_rate / sigma * (x - alpha * denoised) + alpha_rate * denoised
+
+    def draw_prior(self, key: PRNGKey, x: Example, t: float | Scalar | None = None) -> Example:
+        """One draw of N(0, sigma(t)^2 I) of the shape and type of `x`: where samplers start.
+
+        Args:
+            key: PRNG key of the draw.
+            x: its shape and type.
+            t: the time at which the sampler starts; t_max by default.
+        """
+        start = jnp.asarray(self.t_max if t is None else t, jnp.float32)
+        return self.sigma(start) * jax.random.normal(key, x.shape, x.dtype)
 
 
 def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t [1]."""
-    _check_range("ve", sigma_min, sigma_max)
+    check_range("ve", sigma_min, sigma_max)
     return Process(
         alpha=lambda t: jnp.ones_like(t),
         sigma=lambda t: sigma_min * (sigma_max / sigma_min) ** t,
         t_min=0.0,
+    )
+
+
+def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
+    """Variance exploding with time the noise level itself: alpha = 1, sigma = t [2]."""
+    check_range("edm", sigma_min, sigma_max)
+    return Process(
+        alpha=lambda t: jnp.ones_like(t), sigma=lambda t: t, t_min=sigma_min, t_max=sigma_max
     )
 
 
@@ -105,7 +148,7 @@ def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
 
     B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 is the integral of a linear beta.
     """
-    _check_range("vp", beta_min, beta_max)
+    check_range("vp", beta_min, beta_max)
     integral = _integrated_beta(beta_min, beta_max)
     return Process(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
@@ -115,7 +158,7 @@ def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
 
 def sub_vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     """Sub-variance preserving: alpha = exp(-B/2), sigma = 1 - exp(-B) (arXiv:2011.13456)."""
-    _check_range("sub_vp", beta_min, beta_max)
+    check_range("sub_vp", beta_min, beta_max)
     integral = _integrated_beta(beta_min, beta_max)
     return Process(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
@@ -148,88 +191,10 @@ def cosine(*, offset: float = 0.008) -> Process:
     return Process(alpha, sigma, t_max=0.999)
 
 
-def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Ladder:
-    """Levels from sigma_max down to sigma_min in a constant ratio (arXiv:1907.05600)."""
-    _check_ladder("geometric", sigma_max, sigma_min, num_levels)
-    return jnp.geomspace(sigma_max, sigma_min, num_levels, dtype=jnp.float32)
-
-
-def karras(sigma_max: float, sigma_min: float, num_levels: int, *, rho: float = 7.0) -> Ladder:
-    """Levels evenly spaced in sigma^(1/rho), from sigma_max down to sigma_min [2]."""
-    _check_ladder("karras", sigma_max, sigma_min, num_levels)
-    if rho <= 0:
-        raise ValueError(f"`karras` got rho={rho}: give a positive number.")
-    roots = jnp.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_levels)
-    return roots.astype(jnp.float32) ** rho
-
-
-def geometric_from_data(data: Float[Array, "n *d"], sigma_min: float, num_levels: int) -> Ladder:
-    """A `geometric` ladder whose top is the data's `largest_distance` (arXiv:2006.09011).
-
-    At that level a Langevin chain can walk from any example to any other.
-
-    Args:
-        data: a sample of clean examples, at least two of them different.
-        sigma_min: the lowest level, in the units of the data.
-        num_levels: the number of levels.
-    """
-    return geometric(float(largest_distance(data)), sigma_min, num_levels)
-
-
-def largest_distance(data: Float[Array, "n *d"]) -> Scalar:
-    """The largest Euclidean distance between two rows, in O(n) memory and O(n^2) time.
-
-    Raises:
-        ValueError: if there are fewer than two rows.
-    """
-    if data.shape[0] < 2:
-        raise ValueError(f"`largest_distance` got {data.shape[0]} examples: give at least 2.")
-    rows = data.reshape(data.shape[0], -1)
-    squares = jnp.sum(rows**2, axis=-1)
-
-    def farthest(row: Array) -> Scalar:
-        return jnp.max(squares + jnp.sum(row**2) - 2 * rows @ row)
-
-    return jnp.sqrt(jnp.max(jax.lax.map(farthest, rows, batch_size=256)))
-
-
-def draw_uniform(key: PRNGKey, sigmas: Ladder) -> Scalar:
-    """One level of the ladder, each with the same probability."""
-    return sigmas[jax.random.randint(key, (), 0, sigmas.shape[0])]
-
-
-def draw_log_normal(key: PRNGKey, *, mean: float = -1.2, std: float = 1.2) -> Scalar:
-    """One level sigma = exp(mean + std n), n ~ N(0, 1) (arXiv:2206.00364's training law)."""
-    return jnp.exp(mean + std * jax.random.normal(key))
-
-
-def draw_low_discrepancy(key: PRNGKey, batch_size: int) -> Float[Array, " batch"]:
-    """Times (u + i / B) mod 1 for a whole batch, u ~ U[0, 1) (arXiv:2107.00630).
-
-    Each is uniform on [0, 1); together they are evenly spread, which lowers the
-    variance of a batch's mean loss. This one couples the batch by its purpose.
-    """
-    return (jax.random.uniform(key) + jnp.arange(batch_size) / batch_size) % 1.0
-
-
-def example_keys(key: PRNGKey, indices: Int[Array, " n"]) -> Key[Array, " n"]:
-    """One key for each example or chain, folded from its own index.
-
-    Example i's key is the same alone, in any batch and on any number of devices.
-    """
-    return jax.vmap(partial(jax.random.fold_in, key))(indices)
-
-
 def _integrated_beta(beta_min: float, beta_max: float) -> Schedule:
     return lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t**2
 
 
-def _check_range(name: str, low: float, high: float) -> None:
+def check_range(name: str, low: float, high: float) -> None:
     if not 0 < low < high:
         raise ValueError(f"`{name}` got the range {low} to {high}: give 0 < minimum < maximum.")
-
-
-def _check_ladder(name: str, sigma_max: float, sigma_min: float, num_levels: int) -> None:
-    _check_range(name, sigma_min, sigma_max)
-    if num_levels < 2:
-        raise ValueError(f"`{name}` got num_levels={num_levels}: a ladder has at least 2.")

@@ -1,0 +1,47 @@
+"""Noise: processes x_t = alpha(t) x_0 + sigma(t) n, grids and ladders, draws of levels and keys."""
+
+from ebm_jax.noise.grids import (
+    Times,
+    ddpm_levels,
+    log_snr_times,
+    times_of_levels,
+    uniform_times,
+)
+from ebm_jax.noise.levels import (
+    Ladder,
+    draw_log_normal,
+    draw_low_discrepancy,
+    draw_uniform,
+    example_keys,
+    geometric,
+    geometric_from_data,
+    karras,
+    largest_distance,
+    log_uniform_level,
+)
+from ebm_jax.noise.process import Process, Schedule, cosine, edm, sub_vp, ve, vp
+
+__all__ = [
+    "Ladder",
+    "Process",
+    "Schedule",
+    "Times",
+    "cosine",
+    "ddpm_levels",
+    "draw_log_normal",
+    "draw_low_discrepancy",
+    "draw_uniform",
+    "edm",
+    "example_keys",
+    "geometric",
+    "geometric_from_data",
+    "karras",
+    "largest_distance",
+    "log_snr_times",
+    "log_uniform_level",
+    "sub_vp",
+    "times_of_levels",
+    "uniform_times",
+    "ve",
+    "vp",
+]

@@ -1,0 +1,174 @@
+"""Solvers that depend on a process through its noise levels alone.
+
+A solver takes x_t to x_t' for t' < t, for any `noise.Process` and any denoiser. With
+
+    y = x_t / alpha,   s = sigma / alpha,   D = D(y, s),   eps = (y - D) / s
+
+(primes: at t') they are
+
+    ddim        y' = D + sqrt(s'^2 - v) eps + sqrt(v) n,   v = eta^2 s'^2 (s^2 - s'^2) / s^2
+    ancestral   y' = D + s'^2 / s eps + sqrt(v) n,         v of either DDPM variance
+    edm         Heun's method on dy/ds = eps, after raising the level a little
+    multistep   DPM-Solver++(2M): y' = D~ + s' / s (y - D~), D~ extrapolated
+
+so that over the same levels every process gives the same samples; the larger of the DDPM
+variances is the exception. `samplers.sde` has those that step in time.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ebm_jax.noise import Process
+from ebm_jax.samplers.solver import Solver, plain_solver
+from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
+
+
+class MultistepState(NamedTuple):
+    """x_t, the denoised example and the log level of the step before (NaN at first)."""
+
+    x: Example
+    denoised: Example
+    log_level: Scalar
+
+
+def ddim(process: Process, *, eta: float | Scalar = 0.0) -> Solver:
+    """DDIM: eta = 0 is deterministic, eta = 1 is `ancestral`; one evaluation a step.
+
+    With eta = 0 it is Euler's method on dy/ds = eps, of first order in the levels, and the
+    same for every process after rescaling.
+
+    Raises:
+        ValueError: if `eta` is not in [0, 1].
+
+    References:
+        Song, Meng & Ermon, arXiv:2010.02502, equation 12.
+    """
+    if isinstance(eta, float | int) and not 0 <= eta <= 1:
+        raise ValueError(f"`ddim` got eta={eta}: give a number in [0, 1].")
+
+    def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
+        denoised, noise = _denoised_and_noise(process, denoise_fn, x, t)
+        level, next_level = process.level(t), process.level(t_next)
+        scale = jnp.minimum(eta * _posterior_scale(level, next_level), next_level)
+        kept = jnp.sqrt((next_level - scale) * (next_level + scale))
+        fresh = jax.random.normal(key, x.shape, x.dtype)
+        return process.alpha(t_next) * (denoised + kept * noise + scale * fresh)
+
+    return plain_solver(process, step, 1)
+
+
+def ancestral(process: Process, *, large_variance: bool = False) -> Solver:
+    """Ancestral sampling of a DDPM; one evaluation a step.
+
+    The mean is that of q(x_t' | x_t, x_0 = D). The variance is that of q as well,
+    s'^2 (s^2 - s'^2) / s^2 ("fixed small"), right for data of one point; or that of
+    q(x_t | x_t'), sigma^2 - (alpha sigma' / alpha')^2 ("fixed large"), right for data
+    N(0, I) under a variance-preserving process. They differ where steps are long.
+
+    Args:
+        process: the process that is run back.
+        large_variance: the second of the two.
+
+    References:
+        Ho, Jain & Abbeel, arXiv:2006.11239, section 3.2; for variance-exploding processes
+        arXiv:2011.13456, appendix F.
+    """
+
+    def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
+        denoised, noise = _denoised_and_noise(process, denoise_fn, x, t)
+        level, next_level = process.level(t), process.level(t_next)
+        alpha = process.alpha(t_next)
+        if large_variance:
+            difference = (level - next_level) * (level + next_level)
+            scale = process.alpha(t) * jnp.sqrt(difference)
+        else:
+            scale = alpha * _posterior_scale(level, next_level)
+        fresh = jax.random.normal(key, x.shape, x.dtype)
+        return alpha * (denoised + next_level**2 / level * noise) + scale * fresh
+
+    return plain_solver(process, step, 1)
+
+
+def edm(
+    process: Process,
+    *,
+    gamma: float = 0.0,
+    churn_min: float = 0.0,
+    churn_max: float = float("inf"),
+    noise_scale: float = 1.0,
+) -> Solver:
+    """EDM's sampler: Heun's method in the level, of second order; two evaluations a step.
+
+    Between levels `churn_min` and `churn_max` a step first adds noise up to the level
+    s (1 + gamma): the paper's min(S_churn / N, sqrt(2) - 1). Its algorithms 1 and 2 end in
+    `final_denoise`: 18 levels are 35 evaluations.
+
+    Raises:
+        ValueError: if `gamma` is not in [0, sqrt(2) - 1].
+
+    References:
+        Karras et al., arXiv:2206.00364.
+    """
+    if not 0 <= gamma <= 2**0.5 - 1 + 1e-6:
+        raise ValueError(f"`edm` got gamma={gamma}: give a number in [0, sqrt(2) - 1].")
+
+    def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
+        level, next_level = process.level(t), process.level(t_next)
+        y = x / process.alpha(t)
+        if gamma:
+            inside = (level >= churn_min) & (level <= churn_max)
+            raised = level * jnp.where(inside, 1 + gamma, 1.0)
+            added = noise_scale * jnp.sqrt((raised - level) * (raised + level))
+            y, level = y + added * jax.random.normal(key, x.shape, x.dtype), raised
+        slope = (y - denoise_fn(y, level)) / level
+        guess = y + (next_level - level) * slope
+        next_slope = (guess - denoise_fn(guess, next_level)) / next_level
+        y = y + (next_level - level) * (slope + next_slope) / 2
+        return process.alpha(t_next) * y
+
+    return plain_solver(process, step, 2)
+
+
+def multistep(process: Process) -> Solver:
+    """DPM-Solver++(2M): second order for one evaluation a step, from the last two denoised.
+
+    With lambda = -log s, h = lambda' - lambda and r the ratio of the last h to this one,
+    D~ = D + (D - D_before) / (2 r); the first step is `ddim`.
+
+    References:
+        Lu et al., arXiv:2211.01095, algorithm 2.
+    """
+
+    def init(x: Example) -> MultistepState:
+        return MultistepState(x, jnp.zeros_like(x), jnp.full((), jnp.nan, x.dtype))
+
+    def step(
+        denoise_fn: DenoiseFn, key: PRNGKey, state: MultistepState, t: Scalar, t_next: Scalar
+    ) -> MultistepState:
+        level, next_level = process.level(t), process.level(t_next)
+        log_level = jnp.log(level)
+        y = state.x / process.alpha(t)
+        denoised = denoise_fn(y, level)
+        ratio = (jnp.log(next_level) - log_level) / (log_level - state.log_level)
+        change = jnp.where(jnp.isnan(ratio), 0.0, ratio / 2 * (denoised - state.denoised))
+        ahead = denoised + change
+        y = ahead + next_level / level * (y - ahead)
+        return MultistepState(process.alpha(t_next) * y, denoised, log_level)
+
+    return Solver(process, init, step, 1)
+
+
+def _denoised_and_noise(
+    process: Process, denoise_fn: DenoiseFn, x: Example, t: Scalar
+) -> tuple[Example, Example]:
+    """D and eps at x_t."""
+    y, level = x / process.alpha(t), process.level(t)
+    denoised = denoise_fn(y, level)
+    return denoised, (y - denoised) / level
+
+
+def _posterior_scale(level: Scalar, next_level: Scalar) -> Scalar:
+    """The standard deviation of y' given y and x_0: s' sqrt(s^2 - s'^2) / s."""
+    return next_level / level * jnp.sqrt((level - next_level) * (level + next_level))

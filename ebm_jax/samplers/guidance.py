@@ -1,0 +1,189 @@
+"""Guidance and inverse problems: a denoiser made into that of a conditional law.
+
+By Tweedie's formula D = x + sigma^2 s, a gradient of log p(y | x_sigma) added to the score is
+sigma^2 times it added to the denoiser. Each function here takes a denoiser and returns one,
+so that every sampler, and the likelihood too, works with the result.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float
+
+from ebm_jax.checks import check_positive
+from ebm_jax.types import DenoiseFn, Example, Scalar
+
+
+def clamped(denoise_fn: DenoiseFn, low: float = -1.0, high: float = 1.0) -> DenoiseFn:
+    """D clipped to [low, high], as DDPM does at every step ("clip x_0", arXiv:2006.11239).
+
+    The law that samplers draw from is then no longer exactly the model's.
+
+    Raises:
+        ValueError: if not low < high.
+    """
+    if not low < high:
+        raise ValueError(f"`clamped` got the box {low} to {high}: give low < high.")
+    return lambda x, sigma: jnp.clip(denoise_fn(x, sigma), low, high)
+
+
+def classifier_guided(
+    denoise_fn: DenoiseFn,
+    log_prob_fn: Callable[[Example, Scalar], Scalar],
+    *,
+    scale: float | Scalar = 1.0,
+) -> DenoiseFn:
+    """D + scale sigma^2 grad log p(y | x, sigma): the law p(x) p(y | x)^scale at small sigma.
+
+    Args:
+        denoise_fn: D(x, sigma) of p(x).
+        log_prob_fn: log p(y | x_sigma = x) of the class or condition wanted, from a
+            classifier of noisy examples.
+        scale: 1 is Bayes' rule; above 1 the condition is exaggerated.
+
+    References:
+        Dhariwal & Nichol, arXiv:2105.05233.
+    """
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        return denoise_fn(x, sigma) + scale * sigma**2 * jax.grad(log_prob_fn)(x, sigma)
+
+    return denoise
+
+
+def classifier_free_guided(
+    conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, *, scale: float | Scalar
+) -> DenoiseFn:
+    """D_u + scale (D_c - D_u): 0 is unconditional, 1 conditional, above 1 exaggerated.
+
+    The paper's weight w is scale - 1.
+
+    Args:
+        conditional_fn: D_c(x, sigma), of p(x | y).
+        unconditional_fn: D_u(x, sigma), of p(x).
+        scale: the guidance scale.
+
+    References:
+        Ho & Salimans, arXiv:2207.12598.
+    """
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        unconditional = unconditional_fn(x, sigma)
+        return unconditional + scale * (conditional_fn(x, sigma) - unconditional)
+
+    return denoise
+
+
+def replaced(
+    denoise_fn: DenoiseFn, project: Callable[[Example], Example], known: Example
+) -> DenoiseFn:
+    """D with what is known of x_0 in the place of its guess: D + P (known - D).
+
+    P is an orthogonal projection. Under every solver P x then follows `known` plus noise of
+    the level, as in the replacement method (arXiv:2011.13456, appendix I), which knows only
+    that much of `known` at a high level: unlike `posterior` it is not exact even for
+    Gaussian data, but it costs nothing.
+
+    Args:
+        denoise_fn: D(x, sigma).
+        project: P(x), such as `lambda x: mask * x` for inpainting or `grey` for
+            colourisation.
+        known: x_0 wherever P keeps it; the rest is not looked at.
+    """
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        denoised = denoise_fn(x, sigma)
+        return denoised + project(known - denoised)
+
+    return denoise
+
+
+def grey(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """The mean over channels, at every channel: the projection of colourisation."""
+    return jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
+
+
+def posterior(
+    denoise_fn: DenoiseFn,
+    measure: Callable[[Example], Array],
+    measured: Array,
+    *,
+    noise_std: float | Scalar,
+    num_iterations: int = 10,
+) -> DenoiseFn:
+    """The denoiser of p(x_0 | y) for a linear measurement y = A x_0 + noise_std n.
+
+        D + sigma^2 J^T A^T (noise_std^2 I + sigma^2 A J A^T)^(-1) (y - A D),   J = dD/dx
+
+    sigma^2 J is the covariance of x_0 given x_sigma, and p(x_0 | x_sigma) is taken for the
+    Gaussian of that covariance: exact for Gaussian data, at every level. The system is
+    solved by conjugate gradients, one product with J and one with its transpose each.
+
+    Args:
+        denoise_fn: D(x, sigma), of a model whose J is symmetric or nearly so.
+        measure: A(x), linear.
+        measured: y, of the shape of A(x).
+        noise_std: standard deviation of the measurement's noise, positive.
+        num_iterations: of conjugate gradients, at most; as many as y has entries are exact.
+
+    Raises:
+        ValueError: if `noise_std` or `num_iterations` is known and not positive.
+
+    References:
+        Boys et al., arXiv:2310.06721; Rozet et al., arXiv:2405.13712, for the iterations.
+    """
+    check_positive("posterior", noise_std=noise_std, num_iterations=num_iterations)
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        denoised, pull = jax.vjp(lambda x: denoise_fn(x, sigma), x)
+        _, transpose = jax.vjp(measure, x)  # linear: anywhere
+
+        def spread(residual: Array) -> Example:
+            return sigma**2 * pull(transpose(residual)[0])[0]
+
+        def system(residual: Array) -> Array:
+            return noise_std**2 * residual + measure(spread(residual))
+
+        error = measured - measure(denoised)
+        return denoised + spread(cg(system, error, maxiter=num_iterations)[0])
+
+    return denoise
+
+
+def diffusion_posterior(
+    denoise_fn: DenoiseFn,
+    measure: Callable[[Example], Array],
+    measured: Array,
+    *,
+    scale: float | Scalar,
+) -> DenoiseFn:
+    """Diffusion posterior sampling (DPS): D - scale sigma^2 grad |y - A(D(x))| .
+
+    The published step subtracts scale * grad |y - A(D)| from each of a thousand x_t; here
+    it is a term of the score, the same for any number of steps. It takes p(x_0 | x_sigma)
+    for a point, so the posterior is not exact even for Gaussian data; A may be nonlinear.
+
+    Args:
+        denoise_fn: D(x, sigma).
+        measure: A(x).
+        measured: y, of the shape of A(x).
+        scale: weight of the norm's gradient, positive.
+
+    Raises:
+        ValueError: if `scale` is known and not positive.
+
+    References:
+        Chung et al., arXiv:2209.14687, algorithm 1.
+    """
+    check_positive("diffusion_posterior", scale=scale)
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        denoised, pull = jax.vjp(lambda x: denoise_fn(x, sigma), x)
+        misfit, pull_misfit = jax.vjp(lambda d: measured - measure(d), denoised)
+        norm = jnp.sqrt(jnp.sum(misfit**2) + jnp.finfo(misfit.dtype).tiny)
+        (gradient,) = pull(pull_misfit(misfit / norm)[0])
+        return denoised - scale * sigma**2 * gradient
+
+    return denoise

@@ -1,0 +1,225 @@
+"""Likelihoods by probability flow and by variational bound, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from ebm_jax import evidence, noise, samplers
+from ebm_jax.data import to_uint8
+from tests.gaussian_data import (
+    CENTRES,
+    MEAN,
+    SPREAD,
+    STD,
+    WEIGHTS,
+    gaussian_denoiser,
+    gaussian_flow,
+    mixture_denoiser,
+)
+from tests.statistics import assert_mean
+
+ENDS = {"sigma_min": 1e-3, "sigma_max": 1e4}
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    """diffrax is not clean under strict promotion of types."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def mixture_logpdf(x, sigma=1e-3):
+    scale = np.hypot(SPREAD, sigma)
+    parts = [w * stats.norm.pdf(x, m, scale) for w, m in zip(WEIGHTS, CENTRES, strict=True)]
+    return np.log(sum(parts)).sum()
+
+
+def correlated_denoiser(x, sigma):
+    """Of N(0, C), C not diagonal, so that probes disagree."""
+    covariance = jnp.array([[1.0, 0.6, 0.0], [0.6, 2.0, -0.3], [0.0, -0.3, 0.5]])
+    return covariance @ jnp.linalg.solve(covariance + sigma**2 * jnp.eye(3), x)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3, 1)])
+def test_log_density_of_gaussian_data_is_exact(shape):
+    """Within 1e-3 nats a dimension."""
+    x = jnp.asarray(np.random.default_rng(0).normal(MEAN, 1.5 * STD, shape), jnp.float32)
+    found = jax.jit(lambda x: evidence.flow_log_density(gaussian_denoiser, x, **ENDS))(x)
+    truth = stats.norm.logpdf(x, MEAN, STD).sum()
+    assert float(found.value) == pytest.approx(truth, abs=1e-3 * x.size)
+    assert float(found.standard_error) == 0
+
+
+@pytest.mark.parametrize("x", [[-1.5, 1.4], [0.0, 0.3], [2.0, -2.5]])
+def test_log_density_of_a_mixture_is_exact(x):
+    found = jax.jit(lambda x: evidence.flow_log_density(mixture_denoiser, x, **ENDS))(
+        jnp.asarray(x)
+    )
+    assert float(found.value) == pytest.approx(mixture_logpdf(np.asarray(x)), abs=1e-3 * 2)
+
+
+def test_probes_are_unbiased_and_their_standard_error_is_right():
+    """Over 400 keys: mean within five standard errors, z-scores of variance about one."""
+    x = jnp.array([0.5, -1.0, 0.8])
+    exact = evidence.flow_log_density(correlated_denoiser, x, **ENDS).value
+
+    def estimate(key):
+        return evidence.estimated_flow_log_density(
+            correlated_denoiser, key, x, num_probes=20, **ENDS
+        )
+
+    found = jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(0), 400))
+    assert_mean(np.asarray(found.value), float(exact))
+    z = (np.asarray(found.value) - float(exact)) / np.asarray(found.standard_error)
+    assert 0.8 < np.mean(z**2) < 1.4  # Student's t of 19 degrees: 19/17, +- .08
+
+
+def test_probes_of_independent_coordinates_are_exact():
+    x = jnp.array([0.5, -1.0, 0.8])
+    exact = evidence.flow_log_density(gaussian_denoiser, x, **ENDS)
+    found = evidence.estimated_flow_log_density(
+        gaussian_denoiser, jax.random.key(1), x, num_probes=2, **ENDS
+    )
+    assert float(found.value) == pytest.approx(float(exact.value), abs=1e-3)
+    one = evidence.estimated_flow_log_density(
+        gaussian_denoiser, jax.random.key(1), x, num_probes=1, **ENDS
+    )
+    assert np.isnan(one.standard_error)  # a single probe cannot tell
+
+
+@pytest.mark.parametrize(("sigma_from", "sigma_to"), [(10.0, 0.01), (0.01, 10.0), (3.0, 0.5)])
+def test_the_flow_of_gaussian_data_only_rescales(sigma_from, sigma_to):
+    x = jnp.array([[2.0, -1.0], [0.3, 4.0]])
+    end = samplers.follow_flow(gaussian_denoiser, x, sigma_from, sigma_to)
+    truth = gaussian_flow(np.asarray(x), sigma_from, sigma_to)
+    np.testing.assert_allclose(end.x, truth, rtol=1e-3, atol=1e-3)
+
+
+def test_the_flow_counts_its_evaluations():
+    counts = []
+
+    def counted(x, sigma):
+        jax.debug.callback(lambda: counts.append(1))
+        return mixture_denoiser(x, sigma)
+
+    end = samplers.follow_flow(counted, jnp.array([2.0]), 5.0, 0.1)
+    jax.effects_barrier()
+    assert len(counts) == pytest.approx(int(end.num_evaluations), abs=2)
+
+
+def test_the_flow_from_a_draw_of_the_prior_is_a_sample_of_every_process():
+    process = noise.vp()
+    top = process.level(jnp.float32(process.t_max))
+    x = process.draw_prior(jax.random.key(2), jnp.zeros(8000)) / process.alpha(jnp.float32(1.0))
+    end = samplers.follow_flow(mixture_denoiser, x, top, 0.01).x
+    assert np.mean(np.asarray(end) < 0) == pytest.approx(WEIGHTS[0], abs=0.02)
+
+
+# ---- the bound
+
+
+def bound(denoise_fn, x, sigmas, seed=0, n=2000):
+    keys = jax.random.split(jax.random.key(seed), n)
+    one = jax.vmap(
+        lambda key: evidence.variational_bound(denoise_fn, key, x, sigmas, evidence.log_normal)
+    )
+    return np.asarray(sum(jax.jit(one)(keys)), np.float64)
+
+
+@pytest.mark.parametrize("num_levels", [10, 100])
+def test_the_bound_of_gaussian_data_lies_below_the_likelihood_by_what_it_must(num_levels):
+    """Its mean over the data is a sum of Kullback-Leibler divergences of Gaussians.
+
+    With the model's reverse variance v and the posterior's mean D, all is Gaussian: the
+    prior term, the expected squared errors s^2 sigma^2 / (s^2 + sigma^2) and the decoder's.
+    """
+    sigmas = noise.geometric(30.0, 0.05, num_levels)
+    s = np.asarray(sigmas, np.float64)
+    error = STD**2 * s**2 / (STD**2 + s**2)
+    prior = (MEAN**2 + STD**2) / (2 * s[0] ** 2)
+    diffusion = np.sum((1 / s[1:] ** 2 - 1 / s[:-1] ** 2) / 2 * error[:-1])
+    v = s[-1] ** 2
+    decoder = error[-1] / (2 * v) + 0.5 * np.log(2 * np.pi * v)
+
+    def one(key):
+        key_data, key_bound = jax.random.split(key)
+        x = MEAN + STD * jax.random.normal(key_data, (2,))
+        return jnp.stack(
+            evidence.variational_bound(gaussian_denoiser, key_bound, x, sigmas, evidence.log_normal)
+        )
+
+    parts = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 20_000)))
+    assert_mean(parts, 2 * np.array([prior, diffusion, decoder]))
+    truth = -2 * stats.norm(MEAN, STD).entropy()
+    assert -parts.sum(1).mean() < truth
+
+
+def test_the_bound_of_each_example_lies_below_its_likelihood_and_nears_it():
+    """Of a mixture, 1,000 levels: below log p(x), and by less than .06 nats a dimension."""
+    sigmas = noise.geometric(50.0, 0.02, 1000)
+    for x in ([-1.5], [0.2], [1.8]):
+        values = -bound(mixture_denoiser, jnp.asarray(x), sigmas)
+        truth = mixture_logpdf(np.asarray(x))
+        error = values.std() / np.sqrt(len(values))
+        assert values.mean() < truth + 5 * error
+        assert values.mean() > truth - 0.06 - 5 * error
+
+
+@pytest.mark.parametrize("std", [0.001, 0.05, 3.0])
+def test_a_discretised_normal_is_a_law_on_256_values(std):
+    pixels = jnp.linspace(-1.0, 1.0, 256)
+    for mean in (-1.2, -0.999, 0.3, 0.99):
+        law = jnp.float32([mean, std])
+        one = jax.vmap(evidence.log_discretised_normal, (0, None, None))
+        log_prob = one(pixels, *law)
+        assert np.exp(np.asarray(log_prob, np.float64)).sum() == pytest.approx(1, abs=1e-4)
+    inner = evidence.log_discretised_normal(pixels[100], jnp.float32(0.3), jnp.float32(std))
+    ends = float(pixels[100]) + np.array([1, -1]) / 255
+    truth = -np.subtract(*stats.norm.logcdf(ends, 0.3, std)[::-1])
+    truth = stats.norm.logcdf(ends[0], 0.3, std) + np.log(-np.expm1(-truth))
+    assert float(inner) == pytest.approx(truth, rel=2e-3)
+
+
+# ---- the door
+
+
+def test_dequantised_pixels_fill_their_cells_and_come_back():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    draw = jax.vmap(lambda key: evidence.dequantise(key, pixels))
+    x = np.asarray(draw(jax.random.split(jax.random.key(4), 2000)), np.float64)
+    np.testing.assert_array_equal(to_uint8(x[0].astype(np.float32)), pixels)
+    unit = (2 * pixels.astype(np.float64) - 255) / 255
+    assert_mean(x, unit)
+    assert_mean((x - unit) ** 2, np.full((16, 16), (2 / 255) ** 2 / 12))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: evidence.flow_log_density(
+                gaussian_denoiser, jnp.zeros(2), sigma_min=2.0, sigma_max=1.0
+            ),
+            "`flow_log_density` got the levels 2.0 to 1.0",
+        ),
+        (
+            lambda: evidence.estimated_flow_log_density(
+                gaussian_denoiser, jax.random.key(0), jnp.zeros(2), num_probes=0, **ENDS
+            ),
+            "got num_probes=0",
+        ),
+        (
+            lambda: bound(gaussian_denoiser, jnp.zeros(2), jnp.ones(1)),
+            "`variational_bound` got 1 levels",
+        ),
+        (
+            lambda: samplers.follow_flow(gaussian_denoiser, jnp.zeros(2), 0.0, 1.0),
+            "`follow_flow` got sigma_from=0.0",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
