@@ -128,8 +128,9 @@ def fit(
     *,
     num_steps: int,
     steps_per_call: int,
+    one_scan: bool = True,
 ) -> Iterator[tuple[TrainState, dict[str, np.ndarray]]]:
-    """Train until `num_steps`, yielding after every compiled scan of `steps_per_call` steps.
+    """Train until `num_steps`, yielding after every `steps_per_call` steps.
 
     A state that goes in is donated and must not be used again; a state that comes
     out is finite and may be saved before the next is asked for. To resume, pass the
@@ -140,7 +141,10 @@ def fit(
         state: where to start; `state.step` says how far it is.
         batches: batches(first_step, count), a pytree with leaves (count, batch, ...).
         num_steps: the total number of steps, those already taken included.
-        steps_per_call: steps in one compiled scan; the last call may be shorter.
+        steps_per_call: steps between two yields; the last time there may be fewer.
+        one_scan: whether they are one compiled scan, which small steps gain by, or one
+            compiled call each. On CPU the gradient of XLA's convolution is a hundred times
+            slower within a scan (jax issue 12868): give False to networks that have one.
 
     Yields:
         The state, and the metrics of the call's steps as arrays of shape (count,).
@@ -151,7 +155,10 @@ def fit(
     """
     if steps_per_call < 1:
         raise ValueError(f"`fit` got steps_per_call={steps_per_call}: give at least 1.")
-    many_steps = jax.jit(partial(jax.lax.scan, step), donate_argnums=0)
+    if one_scan:
+        many_steps = jax.jit(partial(jax.lax.scan, step), donate_argnums=0)
+    else:
+        many_steps = _step_by_step(step)
     done = int(state.step)
     while done < num_steps:
         count = min(steps_per_call, num_steps - done)
@@ -160,6 +167,25 @@ def fit(
         _raise_if_not_finite(metrics, done)
         done += count
         yield state, metrics
+
+
+def _step_by_step(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """What the scan of `step` does, as a loop of one compiled call a step."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def one(state: TrainState, batches: PyTree, index: Array) -> tuple[TrainState, Metrics]:
+        return step(state, jax.tree.map(lambda leaf: leaf[index], batches))
+
+    def many(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        rows = []
+        for index in range(jax.tree.leaves(batches)[0].shape[0]):
+            state, metrics = one(state, batches, jnp.asarray(index))
+            rows.append(metrics)
+        return state, jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    return many
 
 
 def _raise_if_not_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:

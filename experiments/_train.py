@@ -40,6 +40,7 @@ def train(
     seed: int,
     ema_decay: float = 0.999,
     steps_per_call: int = 50,
+    one_scan: bool = True,
     evaluate: Callable[[PyTree], dict[str, float]] = lambda ema: {},
     prepare: Prepare | None = None,
     memory: PyTree = (),
@@ -57,7 +58,8 @@ def train(
         batch_size: examples in a batch, spread over the devices that divide it.
         seed: seed of the randomness of the loss.
         ema_decay: decay of the parameters' moving average.
-        steps_per_call: steps in a compiled scan, and between rows of metrics.csv.
+        steps_per_call: steps between rows of metrics.csv.
+        one_scan: as for `fit`: False for networks with convolutions.
         evaluate: figures of the averaged parameters that a row holds besides.
         prepare: what a step does before the loss, as in `make_step`.
         memory: its memory at the start.
@@ -80,6 +82,7 @@ def train(
         batches=lambda first, count: split(batches(first, count), mesh, axis=1),
         num_steps=num_steps,
         steps_per_call=steps_per_call,
+        one_scan=one_scan,
     )
     with Checkpoints(run.folder / "checkpoints") as checkpoints, run.clock("train"):
         if checkpoints.latest_step is not None:

@@ -124,6 +124,7 @@ def main(
         seed=seed,
         ema_decay=ema_decay,
         steps_per_call=100,
+        one_scan=False,
         evaluate=loss_by_level(denoiser, sigmas, x, to_unit(held_out.pixels)),
     )
     denoise = denoiser(state.ema)
