@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from ebm_jax.averaging import Decay, ramped
 from ebm_jax.noise import example_keys
 from ebm_jax.types import PRNGKey, Scalar
 
@@ -70,18 +71,16 @@ def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    ema_decay: float = 0.999,
+    ema_decay: float | Decay = 0.999,
     prepare: Prepare | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
     """One optimisation step on the mean of `loss` over a batch, as a pure function.
 
-    The EMA's decay at step t is min(ema_decay, (1 + t) / (10 + t)): without that
-    ramp a short run would average in its initial weights.
-
     Args:
         loss: loss(params, key, example), the scalar of one example.
         optimizer: any optax transformation.
-        ema_decay: decay of the moving average of parameters, in [0, 1).
+        ema_decay: decay of the moving average of parameters: of `averaging`, or a number in
+            [0, 1) for `averaging.ramped` of it.
         prepare: prepare(params, key, memory, batch) -> (memory, examples, metrics),
             what is to be done with the current parameters before the loss sees the
             examples, such as moving Markov chains on; no gradient flows through it.
@@ -94,8 +93,7 @@ def make_step(
     Raises:
         ValueError: if `ema_decay` is not in [0, 1).
     """
-    if not 0 <= ema_decay < 1:
-        raise ValueError(f"`make_step` got ema_decay={ema_decay}: give a number in [0, 1).")
+    decay_at = ramped(ema_decay) if isinstance(ema_decay, int | float) else ema_decay
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -112,9 +110,7 @@ def make_step(
         value, grads = jax.value_and_grad(mean_loss)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        taken = state.step.astype(jnp.float32)
-        decay = jnp.minimum(ema_decay, (1 + taken) / (10 + taken))
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
         metrics = {**figures, "loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, ema, state.step + 1, state.key, memory), metrics
 
@@ -155,10 +151,8 @@ def fit(
     """
     if steps_per_call < 1:
         raise ValueError(f"`fit` got steps_per_call={steps_per_call}: give at least 1.")
-    if one_scan:
-        many_steps = jax.jit(partial(jax.lax.scan, step), donate_argnums=0)
-    else:
-        many_steps = _step_by_step(step)
+    scanned = jax.jit(partial(jax.lax.scan, step), donate_argnums=0)
+    many_steps = scanned if one_scan else _step_by_step(step)
     done = int(state.step)
     while done < num_steps:
         count = min(steps_per_call, num_steps - done)

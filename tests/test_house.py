@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
     ("checks",),
-    ("calculus", "composition", "noise", "targets", "nets", "data"),
+    ("averaging", "calculus", "composition", "noise", "targets", "nets", "data"),
     ("losses", "samplers"),
     ("evidence", "metrics", "recipes", "training", "checkpoints", "sharding"),
 )

@@ -145,6 +145,17 @@ def test_conv_score_is_the_u_net_written_out():
     assert error < 1e-3 * np.abs(expected).max()
 
 
+def test_conv_score_on_patches_is_the_u_net_of_their_pixels_side_by_side():
+    x = normals(8, 12, 1)
+    _, p, apply = random_weights(ConvScore((8, 16), 1, patch=2), x, jnp.float32(LEVEL))
+    inside = np.stack([x[i::2, j::2, 0] for i in (0, 1) for j in (0, 1)], -1)
+    out, expected = u_net(p, inside, LEVEL), np.zeros((8, 12, 1))
+    for place, (i, j) in enumerate((i, j) for i in (0, 1) for j in (0, 1)):
+        expected[i::2, j::2, 0] = out[..., place]
+    error = np.abs(apply(x, jnp.float32(LEVEL)) - expected).max()
+    assert error < 1e-3 * np.abs(expected).max()
+
+
 def test_conv_score_has_the_blocks_it_was_asked_for():
     """`blocks` at each resolution down and again up, a stem and a head around them."""
     shapes = jax.eval_shape(

@@ -421,7 +421,7 @@ def test_a_figure_of_the_preparing_that_is_not_finite_stops_the_run_by_its_name(
 
 def test_numbers_out_of_range_are_refused_by_name_and_value():
     for decay in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=f"`make_step` got ema_decay={decay}"):
+        with pytest.raises(ValueError, match=f"`ramped` got decay={decay}"):
             make_step(squared_error, momentum(), ema_decay=decay)
     for count in (0, -1):
         calls = fit(squared_error, start(), batches, num_steps=3, steps_per_call=count)

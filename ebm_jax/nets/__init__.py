@@ -5,14 +5,17 @@ from ebm_jax.nets.conv import ConvScore
 from ebm_jax.nets.conv_energy import ConvEnergy
 from ebm_jax.nets.flow import RealNVP
 from ebm_jax.nets.mlp import MLP, EnergyMLP, LevelEmbedding, ScoreMLP
+from ebm_jax.nets.refinenet import NCSN, NCSNv2
 from ebm_jax.nets.spectral import spectral_normalise, spectral_vectors
 
 __all__ = [
     "MLP",
+    "NCSN",
     "ConvEnergy",
     "ConvScore",
     "EnergyMLP",
     "LevelEmbedding",
+    "NCSNv2",
     "RealNVP",
     "ScoreMLP",
     "precondition",

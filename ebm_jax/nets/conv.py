@@ -36,6 +36,20 @@ def halve(x: Image) -> Float[Array, "h//2 w//2 c"]:
     return x.reshape(h // 2, 2, w // 2, 2, channels).mean((1, 3))
 
 
+def gather_patches(x: Image, patch: int) -> Float[Array, "h2 w2 c2"]:
+    """Squares of patch x patch pixels as one pixel with their channels side by side."""
+    h, w, c = x.shape
+    squares = x.reshape(h // patch, patch, w // patch, patch, c).transpose(0, 2, 1, 3, 4)
+    return squares.reshape(h // patch, w // patch, patch * patch * c)
+
+
+def scatter_patches(x: Image, patch: int, channels: int) -> Float[Array, "h2 w2 c2"]:
+    """The inverse of `gather_patches`."""
+    h, w, _ = x.shape
+    squares = x.reshape(h, w, patch, patch, channels).transpose(0, 2, 1, 3, 4)
+    return squares.reshape(h * patch, w * patch, channels)
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions with a residual path, shifted in between by an embedding.
 
@@ -61,10 +75,13 @@ class ConvScore(nn.Module):
             halves from one to the next, so that h and w must be divisible by
             2^(len(channels) - 1).
         blocks: residual blocks at each resolution, on the way down and again up.
+        patch: side of the squares of pixels that are taken as one with more channels, as
+            the sides allow; 2 is four times cheaper at the same width.
     """
 
     channels: Sequence[int] = (32, 64)
     blocks: int = 2
+    patch: int = 1
 
     @nn.compact
     def __call__(self, x: Image, level: Scalar) -> Image:
@@ -72,12 +89,14 @@ class ConvScore(nn.Module):
             raise ValueError(
                 f"`ConvScore` got channels {tuple(self.channels)}: give multiples of 8."
             )
-        side = 2 ** (len(self.channels) - 1)
+        side = self.patch * 2 ** (len(self.channels) - 1)
         if x.shape[0] % side or x.shape[1] % side:
             raise ValueError(
                 f"`ConvScore` got an image of {x.shape[0]}x{x.shape[1]}: with {len(self.channels)} "
-                f"resolutions both sides must be divisible by {side}; give fewer `channels`."
+                f"resolutions{f' of patches of {self.patch}' if self.patch > 1 else ''} both sides "
+                f"must be divisible by {side}; give fewer `channels`."
             )
+        shape, x = x.shape, gather_patches(x, self.patch)
         embedding = LevelEmbedding(4 * self.channels[0])(level)
         h = nn.Conv(self.channels[0], (3, 3))(x)
         skips: list[Image] = []
@@ -94,4 +113,4 @@ class ConvScore(nn.Module):
             for _ in range(self.blocks):
                 h = ResBlock(channels)(h, embedding)
         head = nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)
-        return head(nn.silu(group_norm()(h)))
+        return scatter_patches(head(nn.silu(group_norm()(h))), self.patch, shape[-1])

@@ -1,0 +1,196 @@
+"""Blocks of a RefineNet on one image: what `nets.refinenet` is made of.
+
+Channels are normalised by InstanceNorm++, which keeps what instance normalisation forgets:
+how the channels' means compare (appendix A of arXiv:1907.05600).
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from ebm_jax.nets.conv import halve
+from ebm_jax.types import PRNGKey
+
+Image = Float[Array, "h w c"]
+Index = int | Int[Array, ""]
+
+
+def near_one(key: PRNGKey, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    """Draws of N(1, 0.02^2), with which the published scales start."""
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def convolve(
+    x: Image,
+    channels: int,
+    dtype: DTypeLike,
+    *,
+    side: int = 3,
+    dilation: int = 1,
+    use_bias: bool = True,
+) -> Float[Array, "h w channels"]:
+    """A zero-padded convolution of stride 1 inside a compact module, which owns its weights.
+
+    All weights start uniform within 1 / sqrt(inputs of an output), the biases too: the
+    default of the library in which both networks were published.
+    """
+    bound = (side**2 * x.shape[-1]) ** -0.5
+
+    def uniform(key: PRNGKey, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Conv(
+        channels,
+        (side, side),
+        kernel_dilation=dilation,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=uniform,
+        bias_init=uniform,
+    )(x)
+
+
+def stretch(x: Image, height: int, width: int) -> Float[Array, "{height} {width} c"]:
+    """Bilinear interpolation with corner pixels on corner pixels.
+
+    `jax.image.resize` would align the outer edges of those pixels instead.
+    """
+
+    def weights(new: int, old: int) -> Array:
+        places = np.linspace(0, old - 1, new)
+        hats = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old)[None]))
+        return jnp.asarray(hats, x.dtype)
+
+    if x.shape[:2] == (height, width):
+        return x
+    rows, columns = weights(height, x.shape[0]), weights(width, x.shape[1])
+    return jnp.einsum("ih,jw,hwc->ijc", rows, columns, x)
+
+
+class InstanceNormPlus(nn.Module):
+    """InstanceNorm++: every channel normalised over the pixels, and their means again.
+
+        y_k = gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k
+
+    mu_k and s_k are mean and standard deviation of channel k; m and v are those of
+    mu_1 ... mu_c, v with c - 1 in its denominator as in the published code. Appendix A of
+    arXiv:1907.05600 writes alpha_k for gamma_k alpha_k. Statistics are float32.
+
+    Attributes:
+        num_levels: sets of (gamma, alpha, beta), one of which `index` selects; None for a
+            single set and no index. A level beyond the last one gives NaN.
+        dtype: of the result.
+    """
+
+    num_levels: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Image, index: Index | None = None) -> Image:
+        def weights(name: str, init: nn.initializers.Initializer) -> Float[Array, " c"]:
+            if self.num_levels is None or index is None:
+                return self.param(name, init, x.shape[-1:])
+            table = self.param(name, init, (self.num_levels, x.shape[-1]))
+            return jnp.take(table, index, axis=0)
+
+        gamma, alpha = weights("gamma", near_one), weights("alpha", near_one)
+        beta = weights("beta", nn.initializers.zeros)
+        x = x.astype(jnp.float32)
+        mean, variance = jnp.mean(x, (0, 1)), jnp.var(x, (0, 1))
+        unit = (x - mean[None, None]) / jnp.sqrt(variance + 1e-5)[None, None]
+        contrast = (mean - jnp.mean(mean, 0)) / jnp.sqrt(jnp.var(mean, 0, ddof=1) + 1e-5)
+        unit = unit + (alpha * contrast)[None, None]
+        return (gamma[None, None] * unit + beta[None, None]).astype(self.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after normalisation and ELU, around a residual path.
+
+    Attributes:
+        channels: output channels, those of the input unless the block opens a stage.
+        opens_stage: a convolution on the residual path, of the size 1x1 before the mean of
+            every 2x2 pixels; or of 3x3 where the block is dilated and keeps its size.
+        dilation: of all 3x3 convolutions.
+        num_levels: as in `InstanceNormPlus`.
+        dtype: of the computation.
+    """
+
+    channels: int
+    opens_stage: bool = False
+    dilation: int = 1
+    num_levels: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Image, index: Index | None = None) -> Float[Array, "h2 w2 channels"]:
+        h = x
+        for channels in (x.shape[-1], self.channels):
+            h = nn.elu(InstanceNormPlus(self.num_levels, self.dtype)(h, index))
+            h = convolve(h, channels, self.dtype, dilation=self.dilation)
+        if not self.opens_stage:
+            return x + h
+        side = 1 if self.dilation == 1 else 3
+        h = h + convolve(x, self.channels, self.dtype, side=side, dilation=self.dilation)
+        return halve(h) if self.dilation == 1 else h
+
+
+class RefineBlock(nn.Module):
+    """Residual units on each input, their fusion, chained residual pooling, units again.
+
+    Published as RefineNet (arXiv:1611.06612). Only the fusion's convolutions have biases.
+
+    Attributes:
+        channels: output channels; without a `coarse` input those of `x`.
+        last_units: residual units at the end.
+        num_levels: as in `InstanceNormPlus`, with pooling by the mean; None for pooling by
+            the maximum and no normalisation.
+        dtype: of the computation.
+    """
+
+    channels: int
+    last_units: int = 1
+    num_levels: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Image,
+        index: Index | None = None,
+        coarse: Float[Array, "h2 w2 c2"] | None = None,
+    ) -> Float[Array, "h w channels"]:
+        def normalise(h: Array) -> Array:
+            if self.num_levels is None:
+                return h
+            return InstanceNormPlus(self.num_levels, self.dtype)(h, index)
+
+        def units(h: Array, number: int) -> Array:
+            for _ in range(number):
+                residual = h
+                for _ in range(2):
+                    h = nn.elu(normalise(h))
+                    h = convolve(h, h.shape[-1], self.dtype, use_bias=False)
+                h = residual + h
+            return h
+
+        def pool(h: Array) -> Array:
+            if self.num_levels is None:
+                return nn.max_pool(h, (5, 5), padding="SAME")
+            return nn.pool(h, 0.0, jax.lax.add, (5, 5), (1, 1), "SAME") / 25  # zeros around
+
+        h = units(x, 2)
+        if coarse is not None:
+            h = convolve(normalise(h), self.channels, self.dtype)
+            low = convolve(normalise(units(coarse, 2)), self.channels, self.dtype)
+            h = h + stretch(low, x.shape[0], x.shape[1])
+        h = path = nn.elu(h)
+        for _ in range(2):
+            path = pool(normalise(path))
+            path = convolve(path, self.channels, self.dtype, use_bias=False)
+            h = h + path
+        return units(h, self.last_units)

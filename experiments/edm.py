@@ -1,0 +1,184 @@
+"""A diffusion model of images: EDM's training, sampler and likelihood.
+
+    python -m experiments.edm                     digits bundled with scikit-learn, 8x8
+    python -m experiments.edm --data mnist/ --patch 2 --channels 64 128 --num-steps 4000
+
+A denoiser D(x, sigma) is trained at log-normal noise levels with EDM's preconditioning and
+weight (arXiv:2206.00364). Samples follow the probability flow by Heun's method over 18 levels,
+35 evaluations each. The same flow gives the exact likelihood of held-out images, in bits a
+dimension with its standard error. Samples are judged against held-out images by figures whose
+floor is that of other training images against the same.
+
+The default run takes under three minutes on 2 cores.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ebm_jax import evidence, losses, noise, samplers
+from ebm_jax.data import load_split, to_unit
+from ebm_jax.nets import ConvScore, precondition
+from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
+from experiments._denoiser import (
+    bits_per_dimension,
+    draw_images,
+    log_normal_level,
+    train_denoiser,
+)
+from experiments._run import Run, command
+
+SHOWN = 100  # samples in the grid
+SHOWN_PATHS = 8  # samples in the picture of the flow
+
+
+def main(
+    *,
+    data: str = "digits",
+    out: str = "",
+    num_steps: int = 1500,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    ema_decay: float = 0.995,
+    channels: tuple[int, ...] = (32, 64),
+    blocks: int = 2,
+    patch: int = 1,
+    num_levels: int = 18,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    num_samples: int | None = None,
+    num_likelihoods: int = 64,
+    num_probes: int = 1,
+    seed: int = 0,
+) -> None:
+    """Learn images with a denoiser, draw new ones by Heun's method, and measure its likelihood.
+
+    Args:
+        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        out: the run's folder; runs/edm by default. The same command resumes it.
+        num_steps: optimisation steps.
+        batch_size: images in a step.
+        learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
+        ema_decay: decay of the parameters' moving average, which samples use.
+        channels: channels of the network at each resolution, multiples of 8.
+        blocks: residual blocks at each resolution.
+        patch: side of the squares of pixels that the network sees as one.
+        num_levels: noise levels of the sampler; it takes 2 num_levels - 1 evaluations.
+        sigma_min: lowest noise level of sampler and likelihood; pixels lie in [-1, 1].
+        sigma_max: highest.
+        num_samples: samples to draw; by default as many as images were held out, at most 1000.
+        num_likelihoods: held-out images whose likelihood is measured.
+        num_probes: random probes of the divergence for each.
+        seed: seed of everything.
+    """
+    config = {name: value for name, value in locals().items() if name != "out"}
+    images, held_out = load_split(data)
+    run = Run("edm", out, config)
+    if run.is_done():
+        return
+    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    denoise = train_denoiser(
+        run,
+        images,
+        held_out,
+        ConvScore(channels, blocks, patch),
+        partial(precondition.edm, sigma_data=sigma_data),
+        partial(losses.edm, sigma_data=sigma_data),
+        log_normal_level,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        ema_decay=ema_decay,
+        seed=seed,
+    )
+    process = noise.edm(sigma_min=sigma_min, sigma_max=sigma_max)
+    sigmas = noise.karras(sigma_max, sigma_min, num_levels)
+    solver, like = samplers.edm(process), jnp.zeros(images.pixels.shape[1:])
+
+    def draw(key: PRNGKey) -> Example:
+        return samplers.sample(solver, denoise, key, like, sigmas, final_denoise=True)
+
+    def log_density(key: PRNGKey, x: Example) -> Scalar:
+        options = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rtol": 1e-4, "atol": 1e-4}
+        return evidence.estimated_flow_log_density(
+            denoise, key, x, num_probes=num_probes, **options
+        ).value
+
+    with run.clock("sample"):
+        samples = draw_images(draw, num_samples, seed + 1)
+        np.savez_compressed(run.folder / "samples.npz", samples=samples)
+    evaluations = samplers.num_evaluations(solver, sigmas, final_denoise=True)
+    results: dict[str, float] = {"evaluations a sample": evaluations}
+    with run.clock("likelihood"):
+        bits, error = bits_per_dimension(log_density, held_out.pixels, num_likelihoods, seed + 3)
+    results["bits a dimension, held out"] = bits
+    results["its standard error"] = error
+    with run.clock("judge"):
+        from experiments._judge import judge_images
+
+        results |= judge_images(samples, images, held_out, seed)
+    paths = draw_paths(solver, denoise, like, sigmas, seed)
+    report(run, samples, paths, held_out.pixels, np.asarray(sigmas), results)
+    run.finish(results)
+
+
+def draw_paths(
+    solver: samplers.Solver, denoise: DenoiseFn, like: Example, sigmas: Array, seed: int
+) -> np.ndarray:
+    """x at every level of the first SHOWN_PATHS samples."""
+
+    def one(key: PRNGKey) -> Array:
+        key_start, key_steps = jax.random.split(key)
+        x = solver.process.draw_prior(key_start, like, sigmas[0])
+        return samplers.integrate_path(solver, denoise, key_steps, x, sigmas)
+
+    keys = noise.example_keys(jax.random.key(seed + 1), jnp.arange(SHOWN_PATHS))
+    return np.asarray(jax.jit(jax.vmap(one))(keys))
+
+
+def report(
+    run: Run,
+    samples: np.ndarray,
+    paths: np.ndarray,
+    held_out: np.ndarray,
+    sigmas: np.ndarray,
+    results: dict[str, float],
+) -> None:
+    """The page: samples beside held-out images, the flow, curves, figures."""
+    from ebm_jax.data import to_uint8
+    from experiments import _report as page
+
+    # At level sigma x has the scale sqrt(1 + sigma^2): shown in units of that.
+    scale = np.sqrt(1 + sigmas**2)[:, None, None, None]
+    strip = to_uint8((paths / scale).reshape(-1, *paths.shape[2:]))
+    sections = {
+        "Samples, and held-out images": page.beside(
+            page.picture(
+                run, "samples", page.image_grid(samples[:SHOWN], 10), "The first, none chosen."
+            ),
+            page.picture(
+                run, "held_out", page.image_grid(held_out[:SHOWN], 10), "The first held-out images."
+            ),
+        ),
+        "The probability flow": page.picture(
+            run,
+            "flow",
+            page.image_grid(strip, len(sigmas)),
+            f"The first samples at every level, sigma {sigmas[0]:.3g} to {sigmas[-1]:.3g}, "
+            "divided by sqrt(1 + sigma^2).",
+        ),
+        "Figures": page.table(results),
+        "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
+        "Loss by level": page.picture(
+            run, "levels", page.level_losses(run), "Of the averaged parameters, at the last step."
+        ),
+    }
+    page.write_report(run, "Diffusion by EDM", __doc__.split("\n\n")[2], sections)
+
+
+if __name__ == "__main__":
+    command(main)
