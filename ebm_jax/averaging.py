@@ -42,7 +42,7 @@ def ramped(decay: float) -> Decay:
     return at
 
 
-def half_life(examples: float, batch_size: int, *, ramp_up: float = 0.05) -> Decay:
+def half_life(examples: float | int, batch_size: int, *, ramp_up: float = 0.05) -> Decay:
     """The decay at which a step's weight halves every `examples` examples (arXiv:2206.00364).
 
     Early on the half-life is at most `ramp_up` times the examples seen.

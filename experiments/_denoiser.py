@@ -12,18 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.scipy.special import ndtri
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, UInt8
 
-from ebm_jax import evidence, losses, noise
-from ebm_jax.data import Images, batch_indices, to_uint8
+from ebm_jax import evidence, losses, noise, samplers
+from ebm_jax.data import Images, batch_indices, to_uint8, to_unit
+from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.nets.precondition import RawFn
+from ebm_jax.recipes.published import log_normal_level
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 from experiments._run import Run, RunError, progress, say
 from experiments._train import train
 
 CHUNK = 250  # images in one compiled call of a sampler
+CELL = 2 / 255  # the width of a pixel's cell in [-1, 1]
+SHOWN = 100  # samples in the grid
+SHOWN_PATHS, SHOWN_TIMES = 8, 20  # samples and times in the picture of the way there
 SHOWN_LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the loss in metrics.csv
 
 Objective = Callable[[DenoiseFn, PRNGKey, Example, Scalar], Scalar]
@@ -34,7 +38,7 @@ def train_denoiser(
     images: Images,
     held_out: Images,
     net: nn.Module,
-    precondition: Callable[[RawFn], DenoiseFn],
+    wrap: Callable[[RawFn], DenoiseFn],
     objective: Objective,
     level: Callable[[Scalar], Scalar],
     *,
@@ -51,7 +55,7 @@ def train_denoiser(
         images: the training images.
         held_out: others, whose loss by level is measured besides.
         net: net.apply(params, x, level) of the shape of x.
-        precondition: makes a denoiser of that, such as `nets.precondition.edm`.
+        wrap: makes a denoiser of that, such as `nets.precondition.edm`.
         objective: objective(denoise_fn, key, x, sigma), one of `losses`.
         level: the noise level of a u that is uniform on [0, 1).
         num_steps: optimisation steps.
@@ -74,7 +78,7 @@ def train_denoiser(
     say(f"{type(net).__name__} of {count:,} parameters")
 
     def denoiser(params: PyTree) -> DenoiseFn:
-        return precondition(partial(net.apply, params))
+        return wrap(partial(net.apply, params))
 
     def loss(params: PyTree, key: PRNGKey, example: tuple[Array, Scalar]) -> Scalar:
         pixels, sigma = example
@@ -104,17 +108,39 @@ def train_denoiser(
         batch_size=batch_size,
         seed=seed,
         ema_decay=ema_decay,
-        steps_per_call=min(50, max(1, num_steps // 10)),
+        steps_per_call=min(100, max(1, num_steps // 10)),
         one_scan=False,
         evaluate=_loss_by_level(denoiser, pixels, held_out.pixels),
     )
     return denoiser(state.ema)
 
 
-def log_normal_level(u: Scalar, *, mean: float = -1.2, std: float = 1.2) -> Scalar:
-    """The quantile of `noise.draw_log_normal` at u: EDM's law of levels for even draws."""
-    inside = jnp.clip(u, 1e-6, 1 - 1e-6)
-    return jnp.exp(mean + std * ndtri(inside))
+def train_edm(
+    run: Run,
+    images: Images,
+    held_out: Images,
+    *,
+    channels: tuple[int, ...],
+    patch: int,
+    num_steps: int,
+    seed: int,
+) -> DenoiseFn:
+    """`train_denoiser` as `experiments.edm` does by default: for what comes after training."""
+    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    return train_denoiser(
+        run,
+        images,
+        held_out,
+        ConvScore(channels, 2, patch),
+        partial(precondition.edm, sigma_data=sigma_data),
+        partial(losses.edm, sigma_data=sigma_data),
+        log_normal_level,
+        num_steps=num_steps,
+        batch_size=128,
+        learning_rate=3e-3,
+        ema_decay=0.995,
+        seed=seed,
+    )
 
 
 def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray) -> Callable:
@@ -142,41 +168,112 @@ def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray)
 
 
 def draw_images(
-    draw: Callable[[PRNGKey], Array], count: int, seed: int, label: str = "sample"
+    draw: Callable[[PRNGKey], Array],
+    count: int,
+    seed: int,
+    label: str = "sample",
+    chunk: int = CHUNK,
 ) -> np.ndarray:
     """`count` images as uint8, of draw(key) in [-1, 1]; image i depends on (seed, i) alone."""
     many, drawn = spread(draw), []
     with progress(label, count) as advance:
-        for first in range(0, count, CHUNK):
-            keys = noise.example_keys(jax.random.key(seed), first + jnp.arange(CHUNK))
+        for first in range(0, count, chunk):
+            keys = noise.example_keys(jax.random.key(seed), first + jnp.arange(chunk))
             drawn.append(to_uint8(np.asarray(many(keys))))
-            advance(min(CHUNK, count - first))
+            advance(min(chunk, count - first))
     return np.concatenate(drawn)[:count]
 
 
-def bits_per_dimension(
-    log_density: Callable[[PRNGKey, Example], Scalar], pixels: np.ndarray, count: int, seed: int
-) -> tuple[float, float]:
-    """The mean code length of the first `count` images, dequantised, and its standard error.
+def over_images(
+    measure: Callable[[PRNGKey, UInt8[Array, "h w c"]], Array],
+    pixels: np.ndarray,
+    count: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of measure(key, image) over the first `count` images, and its standard error.
 
-    Args:
-        log_density: log p(x) in nats, or a lower bound, from a key and an example.
-        pixels: images as uint8.
-        count: how many of them.
-        seed: of dequantisation and probes; image i depends on (seed, i) alone.
+    Image i is measured with the key of (seed, i) alone.
     """
-
-    def one(key: PRNGKey, image: Array) -> Scalar:
-        key_pixels, key_density = jax.random.split(key)
-        return log_density(key_density, evidence.dequantise(key_pixels, image))
-
-    many, values, count = spread(one), [], min(count, len(pixels))
+    many, values, count = spread(measure), [], min(count, len(pixels))
     with progress("likelihood", count) as advance:
         for first in range(0, count, 64):
             some = jnp.asarray(pixels[first : min(first + 64, count)])
             keys = noise.example_keys(jax.random.key(seed), first + jnp.arange(len(some)))
             values.append(np.asarray(many(keys, some)))
             advance(len(some))
-    size = pixels[0].size
-    bits = -np.concatenate(values) / (size * np.log(2)) - np.log2(2 / 255)
-    return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(len(bits)))
+    found = np.concatenate(values)
+    return found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+
+
+def flow_bits(
+    denoise_fn: DenoiseFn, *, sigma_min: float, sigma_max: float, num_probes: int
+) -> Callable[[PRNGKey, UInt8[Array, "h w c"]], Scalar]:
+    """measure(key, image): bits a dimension of one image by the probability flow."""
+
+    def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
+        key_pixels, key_probes = jax.random.split(key)
+        found = evidence.estimated_flow_log_density(
+            denoise_fn, key_probes, evidence.dequantise(key_pixels, image), sigma_min=sigma_min,
+            sigma_max=sigma_max, num_probes=num_probes, rtol=1e-4, atol=1e-4,
+        )  # fmt: skip
+        return jnp.asarray(evidence.bits_per_dimension(found.value, image.size, cell_width=CELL))
+
+    return bits
+
+
+def draw_paths(
+    solver: samplers.Solver, denoise_fn: DenoiseFn, like: Example, times: Array, seed: int
+) -> np.ndarray:
+    """The first SHOWN_PATHS samples of `draw_images` at every time, as uint8.
+
+    x_t has the scale sqrt(alpha^2 + sigma^2): shown in units of that.
+    """
+    process = solver.process
+
+    def one(key: PRNGKey) -> Array:
+        key_start, key_steps = jax.random.split(key)
+        x = process.draw_prior(key_start, like, times[0])
+        path = samplers.integrate_path(solver, denoise_fn, key_steps, x, times)
+        scale = jax.vmap(lambda t: jnp.hypot(process.alpha(t), process.sigma(t)))(times)
+        return path / scale[:, None, None, None]
+
+    keys = noise.example_keys(jax.random.key(seed), jnp.arange(SHOWN_PATHS))
+    return to_uint8(np.asarray(jax.jit(jax.vmap(one))(keys)))
+
+
+def report(
+    run: Run,
+    title: str,
+    lead: str,
+    samples: np.ndarray,
+    paths: np.ndarray,
+    held_out: np.ndarray,
+    results: dict[str, float],
+) -> None:
+    """The page: samples beside held-out images, their way there, figures, curves."""
+    from experiments import _report as page
+
+    every = -(-paths.shape[1] // SHOWN_TIMES)
+    strip = paths[:, ::-1][:, ::every][:, ::-1]  # the end is among those shown
+    sections = {
+        "Samples, and held-out images": page.beside(
+            page.picture(
+                run, "samples", page.image_grid(samples[:SHOWN], 10), "The first, none chosen."
+            ),
+            page.picture(
+                run, "held_out", page.image_grid(held_out[:SHOWN], 10), "The first held-out images."
+            ),
+        ),
+        "From noise to samples": page.picture(
+            run,
+            "paths",
+            page.image_grid(strip.reshape(-1, *strip.shape[2:]), strip.shape[1]),
+            "The first samples at times of the solver, in units of sqrt(alpha^2 + sigma^2).",
+        ),
+        "Figures": page.table(results),
+        "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
+        "Loss by level": page.picture(
+            run, "levels", page.level_losses(run), "Of the averaged parameters, at the last step."
+        ),
+    }
+    page.write_report(run, title, lead, sections)

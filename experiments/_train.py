@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ebm_jax.averaging import Decay
 from ebm_jax.checkpoints import Checkpoints
 from ebm_jax.noise import example_keys
 from ebm_jax.sharding import data_mesh, replicate, split
@@ -38,7 +39,7 @@ def train(
     num_steps: int,
     batch_size: int,
     seed: int,
-    ema_decay: float = 0.999,
+    ema_decay: float | Decay = 0.999,
     steps_per_call: int = 50,
     one_scan: bool = True,
     evaluate: Callable[[PyTree], dict[str, float]] = lambda ema: {},

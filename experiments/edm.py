@@ -14,25 +14,23 @@ The default run takes under three minutes on 2 cores.
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from ebm_jax import evidence, losses, noise, samplers
+from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split, to_unit
 from ebm_jax.nets import ConvScore, precondition
-from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
+from ebm_jax.recipes.published import log_normal_level
+from ebm_jax.types import Example, PRNGKey
 from experiments._denoiser import (
-    bits_per_dimension,
     draw_images,
-    log_normal_level,
+    draw_paths,
+    flow_bits,
+    over_images,
+    report,
     train_denoiser,
 )
 from experiments._run import Run, command
-
-SHOWN = 100  # samples in the grid
-SHOWN_PATHS = 8  # samples in the picture of the flow
 
 
 def main(
@@ -102,82 +100,24 @@ def main(
     def draw(key: PRNGKey) -> Example:
         return samplers.sample(solver, denoise, key, like, sigmas, final_denoise=True)
 
-    def log_density(key: PRNGKey, x: Example) -> Scalar:
-        options = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rtol": 1e-4, "atol": 1e-4}
-        return evidence.estimated_flow_log_density(
-            denoise, key, x, num_probes=num_probes, **options
-        ).value
-
     with run.clock("sample"):
         samples = draw_images(draw, num_samples, seed + 1)
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
     evaluations = samplers.num_evaluations(solver, sigmas, final_denoise=True)
     results: dict[str, float] = {"evaluations a sample": evaluations}
     with run.clock("likelihood"):
-        bits, error = bits_per_dimension(log_density, held_out.pixels, num_likelihoods, seed + 3)
-    results["bits a dimension, held out"] = bits
-    results["its standard error"] = error
+        bits = flow_bits(denoise, sigma_min=sigma_min, sigma_max=sigma_max, num_probes=num_probes)
+        mean, error = over_images(bits, held_out.pixels, num_likelihoods, seed + 3)
+    results["bits a dimension, held out"] = float(mean)
+    results["its standard error"] = float(error)
     with run.clock("judge"):
         from experiments._judge import judge_images
 
         results |= judge_images(samples, images, held_out, seed)
-    paths = draw_paths(solver, denoise, like, sigmas, seed)
-    report(run, samples, paths, held_out.pixels, np.asarray(sigmas), results)
+    paths = draw_paths(solver, denoise, like, sigmas, seed + 1)
+    lead = __doc__.split("\n\n")[2]
+    report(run, "Diffusion by EDM", lead, samples, paths, held_out.pixels, results)
     run.finish(results)
-
-
-def draw_paths(
-    solver: samplers.Solver, denoise: DenoiseFn, like: Example, sigmas: Array, seed: int
-) -> np.ndarray:
-    """x at every level of the first SHOWN_PATHS samples."""
-
-    def one(key: PRNGKey) -> Array:
-        key_start, key_steps = jax.random.split(key)
-        x = solver.process.draw_prior(key_start, like, sigmas[0])
-        return samplers.integrate_path(solver, denoise, key_steps, x, sigmas)
-
-    keys = noise.example_keys(jax.random.key(seed + 1), jnp.arange(SHOWN_PATHS))
-    return np.asarray(jax.jit(jax.vmap(one))(keys))
-
-
-def report(
-    run: Run,
-    samples: np.ndarray,
-    paths: np.ndarray,
-    held_out: np.ndarray,
-    sigmas: np.ndarray,
-    results: dict[str, float],
-) -> None:
-    """The page: samples beside held-out images, the flow, curves, figures."""
-    from ebm_jax.data import to_uint8
-    from experiments import _report as page
-
-    # At level sigma x has the scale sqrt(1 + sigma^2): shown in units of that.
-    scale = np.sqrt(1 + sigmas**2)[:, None, None, None]
-    strip = to_uint8((paths / scale).reshape(-1, *paths.shape[2:]))
-    sections = {
-        "Samples, and held-out images": page.beside(
-            page.picture(
-                run, "samples", page.image_grid(samples[:SHOWN], 10), "The first, none chosen."
-            ),
-            page.picture(
-                run, "held_out", page.image_grid(held_out[:SHOWN], 10), "The first held-out images."
-            ),
-        ),
-        "The probability flow": page.picture(
-            run,
-            "flow",
-            page.image_grid(strip, len(sigmas)),
-            f"The first samples at every level, sigma {sigmas[0]:.3g} to {sigmas[-1]:.3g}, "
-            "divided by sqrt(1 + sigma^2).",
-        ),
-        "Figures": page.table(results),
-        "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
-        "Loss by level": page.picture(
-            run, "levels", page.level_losses(run), "Of the averaged parameters, at the last step."
-        ),
-    }
-    page.write_report(run, "Diffusion by EDM", __doc__.split("\n\n")[2], sections)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,17 @@ def test_a_wrong_flag_or_path_is_one_sentence_and_a_non_zero_exit(flags, word, t
         ("compare_losses", ("--only", "magic"), "--only got ['magic']"),
         ("nce_logz", ("--nus", "0"), "--nus got (0,)"),
         ("energy_cd", ("--data", "no/such/place"), "does not exist"),
+        ("edm", ("--patch", "3"), "divisible by 6"),
+        ("ddpm", ("--sample-steps", "0"), "--sample-steps got 0"),
+        ("score_sde", ("--process", "magic"), "magic"),
+        ("schedule_swap", ("--num-steps", "-1"), "--num-steps got -1"),
+        ("likelihood", ("--bound-levels", "1"), "--bound-levels got (1,)"),
+        ("inpaint", ("--data", "no/such/place"), "does not exist"),
+        ("solvers", ("--process", "magic"), "--process got magic"),
+        ("solvers", ("--weight", "1.5"), "--weight got 1.5"),
+        ("solvers", ("--num-samples", "10"), "--num-samples got 10"),
+        ("recipe", ("--name", "magic"), "give one of ddpm/cifar10"),
+        ("recipe", (), "--data is missing"),
     ],
 )
 def test_each_experiment_refuses_what_it_cannot_do_in_one_sentence(name, flags, word, tmp_path):

@@ -5,8 +5,10 @@ from ebm_jax.nets.conv import ConvScore
 from ebm_jax.nets.conv_energy import ConvEnergy
 from ebm_jax.nets.flow import RealNVP
 from ebm_jax.nets.mlp import MLP, EnergyMLP, LevelEmbedding, ScoreMLP
+from ebm_jax.nets.ncsnpp import NCSNpp
 from ebm_jax.nets.refinenet import NCSN, NCSNv2
 from ebm_jax.nets.spectral import spectral_normalise, spectral_vectors
+from ebm_jax.nets.unet import UNet
 
 __all__ = [
     "MLP",
@@ -15,9 +17,11 @@ __all__ = [
     "ConvScore",
     "EnergyMLP",
     "LevelEmbedding",
+    "NCSNpp",
     "NCSNv2",
     "RealNVP",
     "ScoreMLP",
+    "UNet",
     "precondition",
     "spectral_normalise",
     "spectral_vectors",

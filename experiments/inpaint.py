@@ -1,0 +1,151 @@
+"""Inverse problems with a diffusion prior: what was lost of an image, drawn back.
+
+    python -m experiments.inpaint
+
+A denoiser is trained as in `experiments.edm`. Held-out images lose their lower half, or all but
+their means over squares of 2x2 pixels; three conditional denoisers draw what is missing:
+replacement of what is known, diffusion posterior sampling (arXiv:2209.14687), and the Gaussian
+posterior with the denoiser's own covariance (arXiv:2310.06721).
+
+The default run takes under three minutes on 2 cores.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ebm_jax import noise, samplers
+from ebm_jax.data import load_split, to_uint8, to_unit
+from ebm_jax.nets.conv import halve
+from ebm_jax.samplers import guidance
+from ebm_jax.sharding import spread
+from ebm_jax.types import DenoiseFn, Example, PRNGKey
+from experiments._denoiser import train_edm
+from experiments._run import Run, command, say
+
+SHOWN = 10  # images in the figure
+
+
+def main(
+    *,
+    data: str = "digits",
+    out: str = "",
+    num_steps: int = 1000,
+    channels: tuple[int, ...] = (32, 64),
+    patch: int = 1,
+    sample_steps: int = 60,
+    num_images: int = 100,
+    noise_std: float = 0.05,
+    dps_scale: float = 20.0,
+    seed: int = 0,
+) -> None:
+    """Train a denoiser, then restore held-out images from a part of them.
+
+    Args:
+        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        out: the run's folder; runs/inpaint by default. The same command resumes it.
+        num_steps: optimisation steps.
+        channels: channels of the network at each resolution, multiples of 8.
+        patch: side of the squares of pixels that the network sees as one.
+        sample_steps: ancestral steps, even in log-SNR.
+        num_images: held-out images to restore.
+        noise_std: standard deviation of a measurement's noise; pixels lie in [-1, 1].
+        dps_scale: weight of the misfit's gradient in diffusion posterior sampling.
+        seed: seed of everything.
+    """
+    config = {name: value for name, value in locals().items() if name != "out"}
+    images, held_out = load_split(data)
+    run = Run("inpaint", out, config)
+    if run.is_done():
+        return
+    denoise = train_edm(
+        run, images, held_out, channels=channels, patch=patch, num_steps=num_steps, seed=seed
+    )
+    truth = to_unit(held_out.pixels[:num_images])
+    upper = truth.shape[1] // 2
+    tasks: dict[str, Callable[[Example], Array]] = {
+        "upper half": lambda x: x[:upper],
+        "2x2 means": halve,
+    }
+    process = noise.vp()
+    last = process.time_of_level(jnp.float32(0.01))
+    times = noise.log_snr_times(process._replace(t_min=float(last)), sample_steps)
+    solver = samplers.ancestral(process)
+    results, shown = {}, {"truth": to_uint8(truth[:SHOWN])}
+    keys = noise.example_keys(jax.random.key(seed + 1), jnp.arange(len(truth)))
+    with run.clock("restore"):
+        for task, measure in tasks.items():
+            for name, make in methods(denoise, measure, noise_std, dps_scale).items():
+
+                def one(key: PRNGKey, x: Example, make: Make = make) -> Example:
+                    conditional = make(x)
+                    return samplers.sample(solver, conditional, key, x, times, final_denoise=True)
+
+                found = np.clip(np.asarray(spread(one)(keys, jnp.asarray(truth))), -1, 1)
+                title = f"{task}, {name}"
+                shown[title] = to_uint8(found[:SHOWN])
+                misfit = np.asarray(spread(lambda x, m=measure: m(x))(jnp.asarray(found)))
+                wanted = np.asarray(spread(lambda x, m=measure: m(x))(jnp.asarray(truth)))
+                results[f"error of what was measured, {title}"] = rms(misfit - wanted)
+                results[f"error of the image, {title}"] = rms(found - truth)
+                say(f"{title}: {results[f'error of the image, {title}']:.3f}")
+    mean = truth.mean(0, keepdims=True)
+    results["error of the mean image"] = rms(mean - truth)
+    np.savez_compressed(run.folder / "samples.npz", **shown)  # type: ignore[arg-type]
+    report(run, shown, results)
+    run.finish(results)
+
+
+Make = Callable[[Example], DenoiseFn]
+
+
+def methods(
+    denoise: DenoiseFn, measure: Callable[[Example], Array], noise_std: float, dps_scale: float
+) -> dict[str, Make]:
+    """make(x): the conditional denoiser of what is measured of x."""
+
+    def replace(x: Example) -> DenoiseFn:
+        rows = measure(x)
+        if rows.shape[1] == x.shape[1]:  # the upper rows
+            mask = (jnp.arange(x.shape[0]) < rows.shape[0])[:, None, None]
+            return guidance.replaced(denoise, lambda x: jnp.where(mask, x, 0.0), x)
+
+        def means(x: Example) -> Example:
+            return jnp.repeat(jnp.repeat(measure(x), 2, 0), 2, 1)
+
+        return guidance.replaced(denoise, means, x)
+
+    return {
+        "replacement": replace,
+        "diffusion posterior sampling": lambda x: guidance.diffusion_posterior(
+            denoise, measure, measure(x), scale=dps_scale
+        ),
+        "Gaussian posterior": lambda x: guidance.posterior(
+            denoise, measure, measure(x), noise_std=noise_std
+        ),
+    }
+
+
+def rms(x: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def report(run: Run, shown: dict[str, np.ndarray], results: dict[str, float]) -> None:
+    """The page: a row of restored images for every method, and a table."""
+    from experiments import _report as page
+
+    sections = {
+        name.capitalize(): page.picture(run, name.replace(" ", "_").replace(",", ""),
+                                        page.image_grid(images, SHOWN), name)
+        for name, images in shown.items()
+    }  # fmt: skip
+    sections["Root mean square errors, pixels in [-1, 1]"] = page.table(results)
+    page.write_report(run, "Inverse problems", __doc__.split("\n\n")[2], sections)
+
+
+if __name__ == "__main__":
+    command(main)

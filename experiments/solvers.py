@@ -1,0 +1,181 @@
+"""How the error of a sampler falls with the evaluations that it may take.
+
+    python -m experiments.solvers
+
+The law is a mixture of Gaussians on a line with weights .8 and .2, whose denoiser is known in
+closed form: whatever error is left is the solver's. Every solver runs from the prior of a
+variance-preserving process over times even in log-SNR, with the same numbers of evaluations.
+Its error is the Wasserstein distance of samples to the law (smoothed by the last level),
+beside the floor that as many exact draws have.
+
+Takes about a minute and a half on 2 cores, most of it compiling. Expect DPM-Solver++(2M) at the
+floor after 50 evaluations, Heun's methods after 100 to 200, DDIM and Euler after 500, and
+stochastic solvers after 500 to 1,000.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+
+from ebm_jax import noise, samplers
+from ebm_jax.calculus import denoiser_from_score
+from ebm_jax.noise import Process
+from ebm_jax.sharding import spread
+from ebm_jax.types import Example, PRNGKey, Scalar
+from experiments._run import Run, RunError, command, progress
+
+CENTRES, SPREAD = (-1.5, 1.5), 0.4
+CHUNK = 1000  # numbers drawn from one key
+SHOWN = 50  # evaluations at which errors are said; the report has all
+SOLVERS: dict[str, Callable[[Process], samplers.Solver]] = {
+    "DDIM": samplers.ddim,
+    "Euler": samplers.euler,
+    "Heun": samplers.heun,
+    "EDM (Heun in the level)": samplers.edm,
+    "DPM-Solver++(2M)": samplers.multistep,
+    "ancestral": samplers.ancestral,
+    "ancestral, large variance": lambda process: samplers.ancestral(process, large_variance=True),
+    "Euler-Maruyama": samplers.euler_maruyama,
+    "predictor-corrector": lambda process: samplers.predictor_corrector(
+        samplers.ancestral(process), snr=0.1
+    ),
+}
+PROCESSES = {
+    "vp": noise.vp(),
+    "ve": noise.ve(sigma_min=0.01, sigma_max=50.0),
+    "sub_vp": noise.sub_vp(),
+    "cosine": noise.cosine(),
+    "edm": noise.edm(sigma_min=0.01, sigma_max=50.0),
+}
+
+
+def main(
+    *,
+    process: str = "vp",
+    weight: float = 0.8,
+    evaluations: tuple[int, ...] = (4, 6, 10, 20, 50, 100, 200, 500, 1000),
+    num_samples: int = 100_000,
+    out: str = "",
+    seed: int = 0,
+) -> None:
+    """Every solver at every number of evaluations, as a figure and a table.
+
+    Args:
+        process: vp, ve, sub_vp, cosine or edm.
+        weight: of the left mode, between 0 and 1.
+        evaluations: of the denoiser, for each sample; a solver takes as many steps as fit.
+        num_samples: samples of each case, a multiple of 1000.
+        out: the run's folder; runs/solvers by default.
+        seed: seed of everything.
+    """
+    config = {name: value for name, value in locals().items() if name != "out"}
+    if process not in PROCESSES:
+        raise RunError(f"--process got {process}: give one of {', '.join(PROCESSES)}.")
+    if not weight < 1:
+        raise RunError(f"--weight got {weight}: give a number between 0 and 1.")
+    if min(evaluations) < 4:
+        raise RunError(f"--evaluations got {evaluations}: give numbers of at least 4.")
+    if num_samples % CHUNK:
+        raise RunError(f"--num-samples got {num_samples}: give a multiple of {CHUNK}.")
+    run = Run("solvers", out, config)
+    if run.is_done():
+        return
+    law = PROCESSES[process]
+    lowest = float(law.level(jnp.float32(law.t_min)))
+    errors: dict[str, dict[int, float]] = {}
+    with run.clock("sample"), progress("solve", len(SOLVERS) * len(evaluations)) as advance:
+        for name, make in SOLVERS.items():
+            errors[name] = {}
+            for count in evaluations:
+                solver = make(law)
+                times = noise.log_snr_times(law, count // solver.evaluations)
+                x = draw(solver, times, weight, num_samples, seed)
+                taken = samplers.num_evaluations(solver, times, final_denoise=False)
+                errors[name][taken] = distance(x, weight, lowest)
+                advance(1, name)
+    exact = exact_draws(weight, lowest, num_samples, seed)
+    floor = distance(exact, weight, lowest)
+    np.savez_compressed(
+        run.folder / "samples.npz",
+        evaluations=np.array([list(row) for row in errors.values()]),
+        errors=np.array([list(row.values()) for row in errors.values()]),
+    )
+    results = {"exact draws": floor}
+    for name, row in errors.items():
+        taken = min(row, key=lambda n: abs(n - SHOWN))
+        results[f"{name}, {taken} evaluations"] = row[taken]
+    report(run, errors, floor)
+    run.finish(results)
+
+
+def draw(solver: samplers.Solver, times: Array, weight: float, count: int, seed: int) -> np.ndarray:
+    """Samples of the mixture by a solver, without a final denoising; x_t / alpha at the end."""
+    alpha = solver.process.alpha(times[-1])
+
+    def log_density(x: Scalar, sigma: Scalar) -> Scalar:
+        variance = SPREAD**2 + sigma**2
+        parts = [
+            jnp.log(w) - (x - m) ** 2 / (2 * variance)
+            for w, m in zip((weight, 1 - weight), CENTRES, strict=True)
+        ]
+        return jnp.logaddexp(*parts)
+
+    score = jax.vmap(jax.grad(log_density), (0, None))
+    denoise = denoiser_from_score(score)
+
+    def one(key: PRNGKey) -> Example:
+        like = jnp.zeros(CHUNK)
+        return samplers.sample(solver, denoise, key, like, times, final_denoise=False) / alpha
+
+    keys = noise.example_keys(jax.random.key(seed), jnp.arange(count // CHUNK))
+    return np.asarray(spread(one)(keys)).ravel()
+
+
+def exact_draws(weight: float, sigma: float, count: int, seed: int) -> np.ndarray:
+    """As many independent draws of the law itself."""
+    rng = np.random.default_rng(seed)
+    centres = np.where(rng.uniform(size=count) < weight, *CENTRES)
+    return centres + np.hypot(SPREAD, sigma) * rng.standard_normal(count)
+
+
+def distance(x: np.ndarray, weight: float, sigma: float) -> float:
+    """The 1-Wasserstein distance of samples to the smoothed mixture: between quantiles."""
+    from scipy.special import ndtr
+
+    line = np.linspace(-8, 8, 20_001)
+    scale = np.hypot(SPREAD, sigma)
+    left, right = (ndtr((line - m) / scale) for m in CENTRES)
+    truth = weight * left + (1 - weight) * right
+    found = np.searchsorted(np.sort(x), line) / len(x)
+    return float(np.sum(np.abs(found - truth)) * (line[1] - line[0]))
+
+
+def report(run: Run, errors: dict[str, dict[int, float]], floor: float) -> None:
+    """The page: one figure, one table."""
+    from experiments import _report as page
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, row in errors.items():
+        is_random = name.startswith(("ancestral", "Euler-", "predictor"))
+        axes.loglog(list(row), list(row.values()), "o--" if is_random else "o-", ms=3, label=name)
+    axes.axhline(floor, color="#888", lw=1, ls=":", label="exact draws")
+    axes.set(xlabel="evaluations of the denoiser", ylabel="Wasserstein distance to the law")
+    axes.legend(frameon=False, fontsize=8)
+    head = ["solver", *(str(n) for n in next(iter(errors.values())))]
+    rows = [[name, *(f"{e:.4f}" for e in row.values())] for name, row in errors.items()]
+    sections = {
+        "Error against evaluations": page.picture(
+            run, "solvers", figure, "Solid: deterministic. Dashed: stochastic."
+        ),
+        "Wasserstein distances": page.wide_table(head, rows),
+    }
+    page.write_report(run, "Solvers", __doc__.split("\n\n")[2], sections)
+
+
+if __name__ == "__main__":
+    command(main)
