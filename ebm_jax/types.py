@@ -20,6 +20,7 @@ Example = Float[Array, "*d"]
 PRNGKey = Key[Array, ""]
 
 EnergyFn = Callable[[Example], Scalar]
+NoisyEnergyFn = Callable[[Example, Scalar], Scalar]
 ScoreFn = Callable[[Example], Example]
 NoisyScoreFn = Callable[[Example, Scalar], Example]
 DenoiseFn = Callable[[Example, Scalar], Example]

@@ -1,6 +1,7 @@
 """Networks: linen modules that see one example; `partial(net.apply, params)` is a function."""
 
 from ebm_jax.nets import precondition
+from ebm_jax.nets.as_energy import LogLoss, ScalarEnergy, norm_energy
 from ebm_jax.nets.conv import ConvScore
 from ebm_jax.nets.conv_energy import ConvEnergy
 from ebm_jax.nets.flow import RealNVP
@@ -17,11 +18,14 @@ __all__ = [
     "ConvScore",
     "EnergyMLP",
     "LevelEmbedding",
+    "LogLoss",
     "NCSNpp",
     "NCSNv2",
     "RealNVP",
+    "ScalarEnergy",
     "ScoreMLP",
     "UNet",
+    "norm_energy",
     "precondition",
     "spectral_normalise",
     "spectral_vectors",
