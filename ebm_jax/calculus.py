@@ -20,16 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.types import (
-    DenoiseFn,
-    EnergyFn,
-    Example,
-    NoisyEnergyFn,
-    NoisyScoreFn,
-    PRNGKey,
-    Scalar,
-    ScoreFn,
-)
+from ebm_jax.types import DenoiseFn, EnergyFn, Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
 
 
 def score_from_energy(energy_fn: EnergyFn) -> ScoreFn:
@@ -213,15 +204,6 @@ def score_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
         return (denoise_fn(x, sigma) - x) / sigma**2
 
     return score
-
-
-def denoiser_from_energy(energy_fn: NoisyEnergyFn) -> DenoiseFn:
-    """D(x, sigma) = x - sigma^2 grad E(x, sigma): exactly a score, whatever E is."""
-
-    def denoise(x: Example, sigma: Scalar) -> Example:
-        return x - sigma**2 * jax.grad(energy_fn)(x, sigma)
-
-    return denoise
 
 
 def denoiser_from_noise(noise_fn: NoisyScoreFn) -> DenoiseFn:

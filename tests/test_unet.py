@@ -451,7 +451,7 @@ def remat_keeps_less(net):
         pull = jax.eval_shape(lambda p: jax.vjp(lambda p: net.apply(p, x, LEVEL), p)[1], params)
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
-    assert numbers(net.clone(remat=True)) < 0.5 * numbers(net)
+    assert numbers(net.clone(remat=True)) < 0.7 * numbers(net)
 
 
 def test_recomputing_the_blocks_keeps_less_for_the_gradient():
