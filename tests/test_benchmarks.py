@@ -174,3 +174,17 @@ def test_only_chooses_by_section_or_title():
     assert chosen == [("training", "exact, d = 64 (1 steps)")]
     assert {section for section, _ in energies._chosen("samplers")} == {"samplers"}
     assert len(energies._chosen("")) == 6 + 9 + 1
+
+
+def test_the_u_net_of_the_diffusion_benchmark_is_counted_by_its_published_table():
+    """35.7M for DDPM on CIFAR-10; 8.95M at base 64; and any other network is named as wrong."""
+    from benchmarks import diffusion
+
+    assert diffusion.num_parameters(128) == 35_746_307
+    assert diffusion.num_parameters(64) == 8_952_067
+    right = {"parameters": 8_952_067, "start": 1.0, "end": 0.5}
+    problem = diffusion.Problem()
+    assert diffusion.verdict(problem, [right]) == "right"
+    assert "7 parameters" in diffusion.verdict(problem, [right | {"parameters": 7}])
+    assert "the loss went from" in diffusion.verdict(problem, [right | {"end": 2.0}])
+    assert "the loss went from" in diffusion.verdict(problem, [right | {"end": float("nan")}])
