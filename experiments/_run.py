@@ -60,7 +60,8 @@ class Run:
         self.seconds: dict[str, float] = {"compile": 0.0}
         for name, value in config.items():
             values = value if isinstance(value, tuple) else (value,)
-            if name != "seed" and any(isinstance(v, int | float) and v <= 0 for v in values):
+            numbers = [v for v in values if isinstance(v, int | float) and v is not False]
+            if name != "seed" and any(v <= 0 for v in numbers):
                 flag = name.replace("_", "-")
                 raise RunError(f"--{flag} got {value}: give a positive number.")
         jax.monitoring.register_event_duration_secs_listener(self._on_event)

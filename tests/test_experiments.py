@@ -101,3 +101,11 @@ def test_a_run_fills_its_folder_then_says_that_it_is_done_and_refuses_other_flag
     other = experiment("energy_dsm", *TINY, "--sigma", "0.2", "--out", str(out))
     assert other.returncode != 0
     assert "sigma 0.1 there, 0.2 now" in other.stderr
+
+
+def test_a_switch_that_is_off_is_no_number(tmp_path):
+    from experiments._run import Run, RunError
+
+    Run("recipe", str(tmp_path / "off"), {"bfloat16": False, "num_steps": 2})
+    with pytest.raises(RunError, match="--num-steps got 0"):
+        Run("recipe", str(tmp_path / "zero"), {"bfloat16": False, "num_steps": 0})
