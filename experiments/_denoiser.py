@@ -143,6 +143,15 @@ def train_edm(
     )
 
 
+def predicted_noise(raw_fn: RawFn) -> DenoiseFn:
+    """`precondition.vp` with 999 t brought to 0..4, where the level's embedding resolves it."""
+
+    def at_level(x: Example, t: Scalar) -> Example:
+        return raw_fn(x, t / 250)
+
+    return precondition.vp(at_level)
+
+
 def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray) -> Callable:
     """sigma^-2 times the squared error at SHOWN_LEVELS on 16 training and held-out images."""
 

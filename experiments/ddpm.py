@@ -20,10 +20,17 @@ from jaxtyping import Array, UInt8
 
 from ebm_jax import evidence, losses, noise, samplers
 from ebm_jax.data import load_split
-from ebm_jax.nets import ConvScore, precondition
+from ebm_jax.nets import ConvScore
 from ebm_jax.samplers.guidance import clamped
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
-from experiments._denoiser import draw_images, draw_paths, over_images, report, train_denoiser
+from experiments._denoiser import (
+    draw_images,
+    draw_paths,
+    over_images,
+    predicted_noise,
+    report,
+    train_denoiser,
+)
 from experiments._run import Run, command
 
 NUM_LEVELS = 1000
@@ -76,7 +83,7 @@ def main(
         images,
         held_out,
         ConvScore(channels, blocks, patch),
-        lambda raw_fn: precondition.vp(lambda x, t: raw_fn(x, t / 250)),  # 0 to 4, not to 999
+        predicted_noise,
         losses.noise_conditional,
         lambda u: sigmas[(u * NUM_LEVELS).astype(int)],
         num_steps=num_steps,

@@ -21,12 +21,13 @@ from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.noise import Process
-from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
+from ebm_jax.types import Example, PRNGKey
 from experiments._denoiser import (
     draw_images,
     draw_paths,
     flow_bits,
     over_images,
+    predicted_noise,
     report,
     train_denoiser,
 )
@@ -140,15 +141,6 @@ def main(
     lead = __doc__.split("\n\n")[2]
     report(run, f"Score SDE: {process}, {sampler}", lead, samples, paths, held_out.pixels, results)
     run.finish(results)
-
-
-def predicted_noise(raw_fn: precondition.RawFn) -> DenoiseFn:
-    """`precondition.vp` with 999 t brought to 0..4, where the level's embedding resolves it."""
-
-    def at_level(x: Example, t: Scalar) -> Example:
-        return raw_fn(x, t / 250)
-
-    return precondition.vp(at_level)
 
 
 if __name__ == "__main__":
