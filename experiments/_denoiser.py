@@ -26,7 +26,6 @@ from experiments._train import train
 
 CHUNK = 250  # images in one compiled call of a sampler
 CELL = 2 / 255  # the width of a pixel's cell in [-1, 1]
-SHOWN = 100  # samples in the grid
 SHOWN_PATHS, SHOWN_TIMES = 8, 20  # samples and times in the picture of the way there
 SHOWN_LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the loss in metrics.csv
 
@@ -86,6 +85,29 @@ def train_denoiser(
         x = evidence.dequantise(key_pixels, pixels)
         return objective(denoiser(params), key_noise, x, sigma)
 
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, num_steps // 20, num_steps)
+    state = train(
+        run,
+        loss,
+        params,
+        optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate, b2=0.99)),
+        levelled_batches(pixels, level, batch_size, seed),
+        num_steps=num_steps,
+        batch_size=batch_size,
+        seed=seed,
+        ema_decay=ema_decay,
+        steps_per_call=min(100, max(1, num_steps // 10)),
+        one_scan=False,
+        evaluate=_loss_by_level(denoiser, pixels, held_out.pixels),
+    )
+    return denoiser(state.ema)
+
+
+def levelled_batches(
+    pixels: np.ndarray, level: Callable[[Scalar], Scalar], batch_size: int, seed: int
+) -> Callable[[int, int], tuple[np.ndarray, Array]]:
+    """The `batches` of `train`: images, and noise levels evenly spread over each batch."""
+
     @jax.jit
     def draw_levels(steps: Array) -> Array:
         """Evenly spread over each batch."""
@@ -97,22 +119,7 @@ def train_denoiser(
         index = batch_indices(seed, first, count, len(pixels), batch_size)
         return pixels[index], draw_levels(first + jnp.arange(count))
 
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, num_steps // 20, num_steps)
-    state = train(
-        run,
-        loss,
-        params,
-        optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate, b2=0.99)),
-        batches,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        seed=seed,
-        ema_decay=ema_decay,
-        steps_per_call=min(100, max(1, num_steps // 10)),
-        one_scan=False,
-        evaluate=_loss_by_level(denoiser, pixels, held_out.pixels),
-    )
-    return denoiser(state.ema)
+    return batches
 
 
 def train_edm(
@@ -265,14 +272,7 @@ def report(
     every = -(-paths.shape[1] // SHOWN_TIMES)
     strip = paths[:, ::-1][:, ::every][:, ::-1]  # the end is among those shown
     sections = {
-        "Samples, and held-out images": page.beside(
-            page.picture(
-                run, "samples", page.image_grid(samples[:SHOWN], 10), "The first, none chosen."
-            ),
-            page.picture(
-                run, "held_out", page.image_grid(held_out[:SHOWN], 10), "The first held-out images."
-            ),
-        ),
+        "Samples, and held-out images": page.samples_beside(run, samples, held_out),
         "From noise to samples": page.picture(
             run,
             "paths",

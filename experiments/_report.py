@@ -17,6 +17,7 @@ from experiments._run import Run
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
+SHOWN = 100  # images in a grid of samples
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff }
@@ -88,6 +89,19 @@ def image_grid(images: UInt8[ndarray, "n h w c"], columns: int, *, gap: int = 1)
     axes.imshow(sheet if c == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
     axes.axis("off")
     return figure
+
+
+def samples_beside(
+    run: Run,
+    samples: UInt8[ndarray, "n h w c"],
+    held_out: UInt8[ndarray, "m h w c"],
+    caption: str = "The first, none chosen.",
+) -> str:
+    """The first 100 samples beside as many held-out images."""
+    return beside(
+        picture(run, "samples", image_grid(samples[:SHOWN], 10), caption),
+        picture(run, "held_out", image_grid(held_out[:SHOWN], 10), "The first held-out images."),
+    )
 
 
 def curves(run: Run) -> Figure:

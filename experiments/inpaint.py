@@ -74,7 +74,7 @@ def main(
     }
     process = noise.vp()
     last = process.time_of_level(jnp.float32(0.01))
-    times = noise.log_snr_times(process._replace(t_min=float(last)), sample_steps)
+    times = noise.log_snr_times(process, sample_steps, t_min=float(last))
     solver = samplers.ancestral(process)
     results, shown = {}, {"truth": to_uint8(truth[:SHOWN])}
     keys = noise.example_keys(jax.random.key(seed + 1), jnp.arange(len(truth)))

@@ -32,7 +32,6 @@ from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 from experiments._run import Run, RunError, command, progress, say
 from experiments._train import train
 
-SHOWN = 100  # samples in the grid
 SHOWN_PATHS = 8  # chains in the picture of the annealing
 CHUNK = 150  # samples drawn in one compiled call
 
@@ -219,15 +218,12 @@ def report(
     """The page: samples beside held-out images, the annealing, curves, figures."""
     from experiments import _report as page
 
-    grid = page.image_grid(samples[:SHOWN], 10)
     # A chain at level sigma has scale sqrt(1 + sigma^2): shown in units of that.
     scale = np.sqrt(1 + sigmas**2)[:, None, None, None]
     strip = to_uint8((paths / scale).reshape(-1, *paths.shape[2:]))
-    held = page.image_grid(held_out.pixels[:SHOWN], 10)
     sections = {
-        "Samples, and held-out images": page.beside(
-            page.picture(run, "samples", grid, "The first samples, none chosen."),
-            page.picture(run, "held_out", held, "The first held-out images."),
+        "Samples, and held-out images": page.samples_beside(
+            run, samples, held_out.pixels, "The first samples, none chosen."
         ),
         "Annealing": page.picture(
             run,

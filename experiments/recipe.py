@@ -19,16 +19,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import evidence, noise, recipes
-from ebm_jax.data import batch_indices, load_split
+from ebm_jax import evidence, recipes
+from ebm_jax.data import load_split
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
-from experiments._denoiser import CHUNK, draw_images
+from experiments._denoiser import CHUNK, draw_images, levelled_batches
 from experiments._run import Run, RunError, command, say
 from experiments._train import train
-
-SHOWN = 100  # samples in the grid
 
 
 def main(
@@ -86,7 +84,7 @@ def main(
         partial(loss, recipe),
         params,
         optimizer(recipe),
-        partial(batches, recipe, images.pixels, batch, seed),
+        levelled_batches(images.pixels, recipe.level, batch, seed),
         num_steps=steps,
         batch_size=batch,
         seed=seed,
@@ -140,29 +138,12 @@ def optimizer(recipe: DiffusionRecipe) -> optax.GradientTransformation:
     return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
-def batches(
-    recipe: DiffusionRecipe, pixels: np.ndarray, batch_size: int, seed: int, first: int, count: int
-) -> tuple[np.ndarray, Array]:
-    """Images and noise levels of the steps from `first` on; levels even over each batch."""
-    index = batch_indices(seed, first, count, len(pixels), batch_size)
-    keys = noise.example_keys(jax.random.key(seed + 2), first + jnp.arange(count))
-    u = jax.vmap(partial(noise.draw_low_discrepancy, batch_size=batch_size))(keys)
-    return pixels[index], jax.vmap(jax.vmap(recipe.level))(u)
-
-
 def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: np.ndarray) -> None:
     """The page: samples beside held-out images, and curves."""
     from experiments import _report as page
 
     sections = {
-        "Samples, and held-out images": page.beside(
-            page.picture(
-                run, "samples", page.image_grid(samples[:SHOWN], 10), "The first, none chosen."
-            ),
-            page.picture(
-                run, "held_out", page.image_grid(held_out[:SHOWN], 10), "The first held-out images."
-            ),
-        ),
+        "Samples, and held-out images": page.samples_beside(run, samples, held_out),
         "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
     }
     page.write_report(run, run.config["name"], f"As in {recipe.source}.", sections)

@@ -16,7 +16,7 @@ import numpy as np
 from ebm_jax import noise, samplers
 from ebm_jax.data import load_split
 from ebm_jax.types import Example, PRNGKey
-from experiments._denoiser import SHOWN, draw_images, train_edm
+from experiments._denoiser import draw_images, train_edm
 from experiments._run import Run, command
 
 PROCESSES = {
@@ -26,6 +26,7 @@ PROCESSES = {
     "sub_vp": noise.sub_vp(),
     "cosine": noise.cosine(),
 }
+SHOWN = 50  # samples of each process in its grid
 LOWEST = 0.01  # the level at which every process stops
 
 
@@ -65,7 +66,7 @@ def main(
     with run.clock("sample"):
         for name, process in PROCESSES.items():
             last = process.time_of_level(jnp.float32(LOWEST))
-            times = noise.log_snr_times(process._replace(t_min=float(last)), sample_steps)
+            times = noise.log_snr_times(process, sample_steps, t_min=float(last))
             solver = samplers.multistep(process)
 
             def draw(
@@ -94,7 +95,7 @@ def report(run: Run, drawn: dict[str, np.ndarray], results: dict[str, float]) ->
     from experiments import _report as page
 
     grids = [
-        page.picture(run, name, page.image_grid(samples[: SHOWN // 2], 10), name)
+        page.picture(run, name, page.image_grid(samples[:SHOWN], 10), name)
         for name, samples in drawn.items()
     ]
     sections = {

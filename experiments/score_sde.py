@@ -111,7 +111,7 @@ def main(
     solver, like = SOLVERS[sampler](law), jnp.zeros(images.pixels.shape[1:])
     # Below a level of .01 there is nothing to see in 256 grey values.
     last = law.time_of_level(jnp.float32(0.01))
-    times = noise.log_snr_times(law._replace(t_min=float(last)), sample_steps)
+    times = noise.log_snr_times(law, sample_steps, t_min=float(last))
     low, high = float(law.level(times[-1])), float(law.level(times[0]))
 
     def draw(key: PRNGKey) -> Example:

@@ -271,9 +271,11 @@ def test_grids_run_from_the_last_time_down_to_the_first(name):
     np.testing.assert_allclose(by_snr[jnp.array([0, -1])], [process.t_max, process.t_min])
 
 
-def test_a_uniform_grid_may_end_earlier():
+def test_a_grid_may_end_earlier():
     times = noise.uniform_times(noise.vp(), 4, t_min=1e-3)
     np.testing.assert_allclose(times, np.linspace(1.0, 1e-3, 5), rtol=1e-6)
+    times = noise.log_snr_times(noise.edm(), 4, t_min=0.08)
+    np.testing.assert_allclose(times, np.geomspace(80, 0.08, 5), rtol=1e-4)
 
 
 def test_levels_of_ddpm_are_the_published_ones():
@@ -303,6 +305,7 @@ def test_log_uniform_levels_are_uniform_in_the_logarithm():
         (lambda: noise.uniform_times(noise.vp(), 0), "`uniform_times` got num_steps=0"),
         (lambda: noise.uniform_times(noise.vp(), 3, t_min=1.0), "`uniform_times` got t_min=1.0"),
         (lambda: noise.log_snr_times(noise.vp(), 0), "`log_snr_times` got num_steps=0"),
+        (lambda: noise.log_snr_times(noise.vp(), 3, t_min=2.0), "`log_snr_times` got t_min=2.0"),
         (lambda: noise.ddpm_levels(0), "`ddpm_levels` got num_steps=0"),
         (lambda: noise.ddpm_levels(beta_max=1.0), "`ddpm_levels` got the range 0.0001 to 1.0"),
         (

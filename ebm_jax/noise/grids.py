@@ -20,25 +20,22 @@ def uniform_times(process: Process, num_steps: int, *, t_min: float | None = Non
     Raises:
         ValueError: if `num_steps` is not positive or `t_min` not below t_max.
     """
-    _check_steps("uniform_times", num_steps)
-    end = process.t_min if t_min is None else t_min
-    if not end < process.t_max:
-        raise ValueError(f"`uniform_times` got t_min={end}: give less than {process.t_max}.")
+    end = _end("uniform_times", process, num_steps, t_min)
     return jnp.linspace(process.t_max, end, num_steps + 1, dtype=jnp.float32)
 
 
-def log_snr_times(process: Process, num_steps: int) -> Times:
-    """`num_steps` + 1 times from t_max down to t_min, even in log(alpha^2 / sigma^2).
+def log_snr_times(process: Process, num_steps: int, *, t_min: float | None = None) -> Times:
+    """`uniform_times` in another measure: even in log(alpha^2 / sigma^2).
 
     Their levels are a `geometric` ladder (arXiv:2206.00927, whose solvers use it).
 
     Raises:
-        ValueError: if `num_steps` is not positive.
+        ValueError: if `num_steps` is not positive or `t_min` not below t_max.
     """
-    _check_steps("log_snr_times", num_steps)
-    first, last = (process.log_snr(jnp.float32(t)) for t in (process.t_max, process.t_min))
+    end = _end("log_snr_times", process, num_steps, t_min)
+    first, last = (process.log_snr(jnp.float32(t)) for t in (process.t_max, end))
     inner = jax.vmap(process.time_of_log_snr)(jnp.linspace(first, last, num_steps + 1))
-    return inner.at[0].set(process.t_max).at[-1].set(process.t_min)
+    return inner.at[0].set(process.t_max).at[-1].set(end)
 
 
 def times_of_levels(process: Process, sigmas: Float[Array, " levels"]) -> Times:
@@ -66,6 +63,15 @@ def ddpm_levels(
         )
     log_abar = np.cumsum(np.log1p(-np.linspace(beta_min, beta_max, num_steps)))
     return jnp.asarray(np.sqrt(np.expm1(-log_abar))[::-1], jnp.float32)
+
+
+def _end(name: str, process: Process, num_steps: int, t_min: float | None) -> float:
+    """The last time of a grid, once its arguments are checked."""
+    _check_steps(name, num_steps)
+    end = process.t_min if t_min is None else t_min
+    if not end < process.t_max:
+        raise ValueError(f"`{name}` got t_min={end}: give less than {process.t_max}.")
+    return end
 
 
 def _check_steps(name: str, num_steps: int) -> None:

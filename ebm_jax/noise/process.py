@@ -196,5 +196,6 @@ def _integrated_beta(beta_min: float, beta_max: float) -> Schedule:
 
 
 def check_range(name: str, low: float, high: float) -> None:
+    """Raise the ValueError of a function whose range is not 0 < low < high."""
     if not 0 < low < high:
         raise ValueError(f"`{name}` got the range {low} to {high}: give 0 < minimum < maximum.")

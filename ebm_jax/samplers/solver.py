@@ -71,14 +71,7 @@ def integrate(
     Raises:
         ValueError: for fewer than two times, or a denoiser that changes the shape.
     """
-    _check_call("integrate", denoise_fn, x, times)
-
-    def body(state: SolverState, visit: tuple[Array, Scalar, Scalar]) -> tuple[SolverState, None]:
-        index, t, t_next = visit
-        return solver.step(denoise_fn, jax.random.fold_in(key, index), state, t, t_next), None
-
-    visits = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
-    x = jax.lax.scan(body, solver.init(x), visits)[0].x
+    x, _ = _scan("integrate", solver, denoise_fn, key, x, times, lambda state: None)
     return solver.process.denoise(denoise_fn, x, times[-1]) if final_denoise else x
 
 
@@ -86,15 +79,7 @@ def integrate_path(
     solver: Solver, denoise_fn: DenoiseFn, key: PRNGKey, x: Example, times: Times
 ) -> Float[Array, "times *d"]:
     """x_t of `integrate` at every time of the grid, the start included; for pictures."""
-    _check_call("integrate_path", denoise_fn, x, times)
-
-    def body(state: SolverState, visit: tuple[Array, Scalar, Scalar]) -> tuple[SolverState, Array]:
-        index, t, t_next = visit
-        state = solver.step(denoise_fn, jax.random.fold_in(key, index), state, t, t_next)
-        return state, state.x
-
-    visits = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
-    path = jax.lax.scan(body, solver.init(x), visits)[1]
+    _, path = _scan("integrate_path", solver, denoise_fn, key, x, times, lambda state: state.x)
     return jnp.concatenate([x[None], path])
 
 
@@ -142,7 +127,25 @@ def plain_solver(
     return Solver(process, PlainState, on_state, evaluations)
 
 
-def _check_call(name: str, denoise_fn: DenoiseFn, x: Example, times: Times) -> None:
+def _scan(
+    name: str,
+    solver: Solver,
+    denoise_fn: DenoiseFn,
+    key: PRNGKey,
+    x: Example,
+    times: Times,
+    collect: Callable[[SolverState], Any],
+) -> tuple[Example, Any]:
+    """The last x_t, and what `collect` returned of the state after every step, stacked."""
     if times.shape[0] < 2:
         raise ValueError(f"`{name}` got {times.shape[0]} times: give at least 2, latest first.")
     check_denoiser(name, denoise_fn, x)
+
+    def body(state: SolverState, visit: tuple[Array, Scalar, Scalar]) -> tuple[SolverState, Any]:
+        index, t, t_next = visit
+        state = solver.step(denoise_fn, jax.random.fold_in(key, index), state, t, t_next)
+        return state, collect(state)
+
+    visits = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
+    state, collected = jax.lax.scan(body, solver.init(x), visits)
+    return state.x, collected
