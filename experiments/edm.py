@@ -55,7 +55,7 @@ def main(
     """Learn images with a denoiser, draw new ones by Heun's method, and measure its likelihood.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/edm by default. The same command resumes it.
         num_steps: optimisation steps.
         batch_size: images in a step.

@@ -80,7 +80,7 @@ def main(
     """Learn an energy of images by persistent contrastive divergence and judge it.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/energy_cd-<preset> by default.
         preset: which of `ebm_jax.recipes`, with the changes to it that are printed.
         num_steps: optimisation steps; the learning rate falls to 0 by a cosine.

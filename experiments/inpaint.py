@@ -47,7 +47,7 @@ def main(
     """Train a denoiser, then restore held-out images from a part of them.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/inpaint by default. The same command resumes it.
         num_steps: optimisation steps.
         channels: channels of the network at each resolution, multiples of 8.

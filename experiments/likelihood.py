@@ -45,7 +45,7 @@ def main(
     """Train a denoiser, then measure its likelihood in every way there is.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/likelihood by default. The same command resumes it.
         num_steps: optimisation steps.
         channels: channels of the network at each resolution, multiples of 8.

@@ -56,7 +56,7 @@ def main(
     """Learn images with a noise-conditional score network and draw new ones.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/ncsn by default. The same command resumes it.
         num_steps: optimisation steps.
         batch_size: images in a step.

@@ -44,7 +44,7 @@ def main(
     """Train one denoiser, sample it along five processes, judge each.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/schedule_swap by default. The same command resumes it.
         num_steps: optimisation steps.
         channels: channels of the network at each resolution, multiples of 8.

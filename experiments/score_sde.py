@@ -68,7 +68,7 @@ def main(
     """Learn images along a process, draw new ones by its reverse, and measure their likelihood.
 
     Args:
-        data: "digits", an .npz, a folder of images, or MNIST's idx files by path.
+        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         process: "ve", "vp" or "sub_vp".
         sampler: "pc" predictor-corrector, "em" Euler-Maruyama, "flow" Heun's method,
             "adaptive" the flow to a tolerance of 1e-4.

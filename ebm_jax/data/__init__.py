@@ -12,13 +12,27 @@ path is a `DataError`: one sentence, meant for a person.
 
 import os
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
 
+from ebm_jax.data.named import INFO, PARSERS, prepare, read_named, read_prepared
 from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
 
-__all__ = ["DataError", "Images", "batch_indices", "load", "load_split", "to_uint8", "to_unit"]
+NAMES = tuple(PARSERS)
+
+__all__ = [
+    "NAMES",
+    "DataError",
+    "Images",
+    "batch_indices",
+    "load",
+    "load_split",
+    "prepare",
+    "to_uint8",
+    "to_unit",
+]
 
 
 def load(path: str | os.PathLike[str] = "digits") -> Images:
@@ -27,6 +41,9 @@ def load(path: str | os.PathLike[str] = "digits") -> Images:
     Args:
         path: one of
             "digits": scikit-learn's 1,797 grey images of 8x8 (a folder so named is "./digits");
+            a name of NAMES, "mnist", "cifar10": the set as tensorflow-datasets keeps it, prepared
+                at the first use (extra `datasets`; `prepare` takes local copies of its files);
+            a folder of any set of images that tensorflow-datasets prepared as array_record;
             an `.npz`: an array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3,
                 under a usual name (x_train, train_images, images, x, samples, data, pixels,
                 arr_0) or the only one so shaped. uint8 is taken as it is; floats as [-1, 1] if
@@ -40,7 +57,7 @@ def load(path: str | os.PathLike[str] = "digits") -> Images:
     Raises:
         DataError: the path is missing, damaged, empty or holds anything else.
     """
-    return read(path)[0]
+    return _read(path)[0]
 
 
 def load_split(
@@ -62,7 +79,7 @@ def load_split(
     if not (0 < held_out < 1 and max_held_out >= 1):
         found = f"`load_split` got {held_out=} and {max_held_out=}"
         raise wrong(found, "a share between 0 and 1 and a count of 1 or more", "correct them")
-    train, test = read(path)
+    train, test = _read(path)
     if test is None:
         count = len(train.pixels)
         if count < 2:
@@ -100,6 +117,13 @@ def batch_indices(
     epochs = range(epoch, epoch + stop // num_examples + 1)
     stream = np.concatenate([_epoch_order(seed, e, num_examples) for e in epochs])
     return stream[start:stop].reshape(num_steps, batch_size)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Images, Images | None]:
+    if path in NAMES:
+        return read_named(str(path))
+    prepared = os.path.exists(os.path.join(path, INFO))
+    return read_prepared(Path(path)) if prepared else read(path)
 
 
 @lru_cache(maxsize=4)

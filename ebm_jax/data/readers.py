@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-_SOURCE = "'digits', an .npz archive, a folder of images, MNIST's idx files or their folder"
+_SOURCE = "'digits', 'mnist', 'cifar10', an .npz, a folder of images, MNIST's idx files"
 _ARRAY = "2x2 pixels or more as (n, h, w), (n, h, w, c) or (n, c, h, w) where c alone is 1 or 3"
 _VALUES = "uint8 in 0..255, or floats in [0, 1] or [-1, 1] without NaN"
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -122,15 +122,15 @@ def _read_image(file: Path) -> np.ndarray:
 
 def _read_mnist(path: Path) -> Images:
     """The images of an idx file, with the labels of the file named alike beside it."""
-    pixels = _as_pixels(_read_idx(path), str(path))
+    pixels = _as_pixels(read_idx(path), str(path))
     stem = re.sub(r"images([-.])idx3", r"labels\1idx1", path.name.removesuffix(".gz"))
     for file in (path.with_name(stem), path.with_name(stem + ".gz")):
         if "labels" in stem and file.exists():
-            return Images(pixels, _as_labels(_read_idx(file), len(pixels), str(file)))
+            return Images(pixels, _as_labels(read_idx(file), len(pixels), str(file)))
     return Images(pixels, None)
 
 
-def _read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path) -> np.ndarray:
     with _reading(path):
         data = path.read_bytes()
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
