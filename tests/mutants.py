@@ -38,6 +38,7 @@ TESTS = {  # of a file, where they are not tests/test_<file>.py or tests/test_<p
     "losses/diffusion": ("losses",),
     "losses/sliced": ("score_matching",),
     "losses/discrepancy": ("energy_discrepancy",),
+    "metrics/inception_weights": ("inception",),
     "metrics/stein": ("discrepancy",),
     "nets/blocks": ("unet", "ncsnpp"),
     "nets/refine_blocks": ("refinenet",),

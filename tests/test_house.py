@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
-    ("checks",),
+    ("checks", "sharding"),
     ("averaging", "calculus", "composition", "noise", "targets", "nets", "data"),
     ("losses", "samplers"),
-    ("evidence", "metrics", "recipes", "training", "checkpoints", "sharding"),
+    ("evidence", "metrics", "recipes", "training", "checkpoints"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "ebm_jax").rglob("*.py"))

@@ -10,6 +10,8 @@ from ebm_jax.metrics.discrepancy import Estimate, squared_mmd, squared_mmd_with_
 from ebm_jax.metrics.distances import median_distance, nearest_distance, sliced_wasserstein
 from ebm_jax.metrics.fidelity import frechet_distance
 from ebm_jax.metrics.health import Health, energy_health
+from ebm_jax.metrics.inception import inception_outputs
+from ebm_jax.metrics.inception_weights import Inception, load_inception
 from ebm_jax.metrics.stein import (
     inverse_multiquadric,
     squared_exponential,
@@ -19,11 +21,14 @@ from ebm_jax.metrics.stein import (
 __all__ = [
     "Estimate",
     "Health",
+    "Inception",
     "effective_sample_size",
     "energy_health",
     "frechet_distance",
+    "inception_outputs",
     "integrated_autocorrelation",
     "inverse_multiquadric",
+    "load_inception",
     "median_distance",
     "nearest_distance",
     "rank_r_hat",

@@ -5,6 +5,7 @@ from ebm_jax.nets.as_energy import LogLoss, ScalarEnergy, denoiser_from_energy, 
 from ebm_jax.nets.conv import ConvScore
 from ebm_jax.nets.conv_energy import ConvEnergy
 from ebm_jax.nets.flow import RealNVP
+from ebm_jax.nets.inception import InceptionOutputs, InceptionV3
 from ebm_jax.nets.mlp import MLP, EnergyMLP, LevelEmbedding, ScoreMLP
 from ebm_jax.nets.ncsnpp import NCSNpp
 from ebm_jax.nets.refinenet import NCSN, NCSNv2
@@ -17,6 +18,8 @@ __all__ = [
     "ConvEnergy",
     "ConvScore",
     "EnergyMLP",
+    "InceptionOutputs",
+    "InceptionV3",
     "LevelEmbedding",
     "LogLoss",
     "NCSNpp",

@@ -1,0 +1,248 @@
+"""InceptionV3 as the Frechet Inception Distance knows it, on one image (arXiv:1512.00567).
+
+The network is the TensorFlow graph of December 2015 that arXiv:1706.08500 took its features
+from, and not the InceptionV3 of today's model zoos:
+
+    average pools divide by the pixels under the window, not by 9 at the border;
+    the last block pools by maxima where the others average;
+    there are 1008 logits, of which ImageNet's classes are the indices 1 to 1000;
+    pixels become (p - 128) / 128, so 0 is -1 and 255 falls short of 1.
+
+Images come to 299x299 by TensorFlow 1's bilinear interpolation, output pixel i reading from
+i n / 299: its corners are off by half a pixel, and shrinking averages nothing. Both belong to
+every published figure. What the network weighs is converted by `metrics.inception_weights.convert`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, UInt8
+
+SIDE = 299  # of the images that the network sees
+EXACT = jax.lax.Precision.HIGHEST  # accelerators round factors to 8 or 11 bits unless asked
+
+Image = Float32[Array, "h w c"]
+Result = Float32[Array, "h2 w2 c2"]
+
+
+class InceptionOutputs(NamedTuple):
+    """What the network says of one image, or of n with n in front of every shape."""
+
+    features: Float32[Array | np.ndarray, "*n 2048"]  # means of the last block over its pixels
+    logits: Float32[Array | np.ndarray, "*n 1008"]
+    logits_unbiased: Float32[Array | np.ndarray, "*n 1008"]  # without the bias: the IS's logits
+
+
+class Conv(NamedTuple):
+    """A row of the tables below: a convolution with its bias, then relu.
+
+    Its kernel is (height, width, input channels, channels). It keeps the sides of the image
+    at stride 1 unless it is `valid`, which it always is at stride 2.
+    """
+
+    name: str
+    channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    valid: bool = False
+
+
+def _pool(x: Image, start: float, combine: Callable, stride: int) -> Result:
+    padding = "SAME" if stride == 1 else "VALID"
+    return jax.lax.reduce_window(x, start, combine, (3, 3, 1), (stride, stride, 1), padding)
+
+
+def max_pool(x: Image, *, stride: int = 1) -> Result:
+    """The maxima of 3x3 pixels; at stride 1 the sides stay, and nothing beyond them counts."""
+    return _pool(x, -jnp.inf, jax.lax.max, stride)
+
+
+def average_pool(x: Image) -> Image:
+    """The means of 3x3 pixels around each one, over those that lie within the image."""
+    rows, columns = (np.convolve(np.ones(side), np.ones(3), "same") for side in x.shape[:2])
+    counts = np.outer(rows, columns).astype(np.float32)[..., None]
+    return _pool(x, 0.0, jax.lax.add, 1) / counts
+
+
+halve = partial(max_pool, stride=2)
+
+
+Branch = tuple[Conv | Callable[[Image], Result] | tuple["Branch", ...], ...]
+# steps one after another; a tuple among them is a fork: its branches' channels side by side
+
+SQUARE, ROW, COLUMN = (3, 3), (1, 7), (7, 1)
+
+
+def _chain(name: str, *rows: tuple) -> Branch:
+    """The convolutions `name`_1, `name`_2, ... of channels, kernel and stride."""
+    return tuple(Conv(f"{name}_{i}", *row) for i, row in enumerate(rows, start=1))
+
+
+def _mixed_5(pooled: int) -> Branch:
+    branches = (
+        (Conv("branch1x1", 64),),
+        _chain("branch5x5", (48,), (64, (5, 5))),
+        _chain("branch3x3dbl", (64,), (96, SQUARE), (96, SQUARE)),
+        (average_pool, Conv("branch_pool", pooled)),
+    )
+    return (branches,)
+
+
+def _mixed_6(c: int) -> Branch:
+    branches = (
+        (Conv("branch1x1", 192),),
+        _chain("branch7x7", (c,), (c, ROW), (192, COLUMN)),
+        _chain("branch7x7dbl", (c,), (c, COLUMN), (c, ROW), (c, COLUMN), (192, ROW)),
+        (average_pool, Conv("branch_pool", 192)),
+    )
+    return (branches,)
+
+
+def _mixed_7(pool: Callable[[Image], Result]) -> Branch:
+    def cross(name: str) -> tuple[Branch, Branch]:
+        return (Conv(f"{name}a", 384, (1, 3)),), (Conv(f"{name}b", 384, (3, 1)),)
+
+    branches = (
+        (Conv("branch1x1", 320),),
+        (*_chain("branch3x3", (384,)), cross("branch3x3_2")),
+        (*_chain("branch3x3dbl", (448,), (384, SQUARE)), cross("branch3x3dbl_3")),
+        (pool, Conv("branch_pool", 192)),
+    )
+    return (branches,)
+
+
+STEM: Branch = (
+    Conv("Conv2d_1a_3x3", 32, SQUARE, stride=2),
+    Conv("Conv2d_2a_3x3", 32, SQUARE, valid=True),
+    Conv("Conv2d_2b_3x3", 64, SQUARE),
+    halve,
+    Conv("Conv2d_3b_1x1", 80),
+    Conv("Conv2d_4a_3x3", 192, SQUARE, valid=True),
+    halve,
+)
+MIXED_6A: Branch = (
+    (
+        (Conv("branch3x3", 384, SQUARE, stride=2),),
+        _chain("branch3x3dbl", (64,), (96, SQUARE), (96, SQUARE, 2)),
+        (halve,),
+    ),
+)
+MIXED_7A: Branch = (
+    (
+        _chain("branch3x3", (192,), (320, SQUARE, 2)),
+        _chain("branch7x7x3", (192,), (192, ROW), (192, COLUMN), (192, SQUARE, 2)),
+        (halve,),
+    ),
+)
+NETWORK: dict[str, Branch] = {  # in order, by what their convolutions' names begin with
+    "": STEM,
+    "Mixed_5b.": _mixed_5(32),
+    "Mixed_5c.": _mixed_5(64),
+    "Mixed_5d.": _mixed_5(64),
+    "Mixed_6a.": MIXED_6A,
+    "Mixed_6b.": _mixed_6(128),
+    "Mixed_6c.": _mixed_6(160),
+    "Mixed_6d.": _mixed_6(160),
+    "Mixed_6e.": _mixed_6(192),
+    "Mixed_7a.": MIXED_7A,
+    "Mixed_7b.": _mixed_7(average_pool),
+    "Mixed_7c.": _mixed_7(max_pool),
+}
+
+
+class ConvReLU(nn.Module):
+    """relu(convolution + bias): one row of the tables.
+
+    Attributes:
+        row: its channels, kernel, stride and padding.
+    """
+
+    row: Conv
+
+    @nn.compact
+    def __call__(self, x: Image) -> Result:
+        shape = (*self.row.kernel, x.shape[-1], self.row.channels)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        out = jax.lax.conv_general_dilated(
+            x[None],
+            kernel,
+            window_strides=(self.row.stride, self.row.stride),
+            padding="VALID" if self.row.valid or self.row.stride == 2 else "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=EXACT,
+        )
+        return nn.relu(out[0] + bias[None, None])
+
+
+def _run(steps: Branch, x: Image, prefix: str) -> Result:
+    for step in steps:
+        if isinstance(step, Conv):
+            x = ConvReLU(step, name=prefix + step.name)(x)
+        elif callable(step):
+            x = step(x)
+        else:
+            x = jnp.concatenate([_run(branch, x, prefix) for branch in step], -1)
+    return x
+
+
+class InceptionV3(nn.Module):
+    """Features and logits of one image that `prepare` made: 23 833 744 parameters.
+
+    Every batch normalisation is inside of the kernel and the bias of its convolution.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float32[Array, "299 299 3"]) -> InceptionOutputs:
+        for prefix, steps in NETWORK.items():
+            x = _run(steps, x, prefix)
+        features = jnp.mean(x, (0, 1))
+        head = nn.Dense(1008, precision=EXACT, name="fc")
+        logits = head(features)
+        return InceptionOutputs(features, logits, logits - head.variables["params"]["bias"])
+
+
+def _weights_tf1(size: int, target: int) -> Float32[np.ndarray, "target size"]:
+    """Row i takes pixel i size / target of a line, between its two neighbours in float32."""
+    place = np.arange(target, dtype=np.float32) * np.float32(size / target)
+    low = place.astype(int)
+    part = place - low.astype(np.float32)
+    weights = np.zeros((target, size), np.float32)
+    np.add.at(weights, (np.arange(target), low), 1 - part)
+    np.add.at(weights, (np.arange(target), np.minimum(low + 1, size - 1)), part)
+    return weights
+
+
+def resize_tf1(image: Image, height: int, width: int) -> Float32[Array, "height width c"]:
+    """Bilinear interpolation as TensorFlow 1 has it, without half pixels and antialiasing.
+
+        y[i, j] = x(i h / height, j w / width),   x linear in between, constant beyond its end
+
+    The identity at height, width = h, w.
+
+    Args:
+        image: one image.
+        height, width: of the result.
+    """
+    rows, columns = _weights_tf1(image.shape[0], height), _weights_tf1(image.shape[1], width)
+    return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=EXACT)
+
+
+def prepare(pixels: UInt8[Array, "h w c"]) -> Float32[Array, "299 299 3"]:
+    """What the network sees of pixels: 299x299, (p - 128) / 128, grey in all three channels.
+
+    Raises:
+        ValueError: if the channels are neither grey (1) nor red, green and blue (3).
+    """
+    if pixels.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"`prepare` got {pixels.shape[-1]} channels: give grey images (1) or RGB (3); "
+            "drop an alpha channel."
+        )
+    image = resize_tf1(pixels.astype(jnp.float32), SIDE, SIDE)
+    return (jnp.broadcast_to(image, (SIDE, SIDE, 3)) - 128) / 128
