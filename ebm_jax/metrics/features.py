@@ -12,13 +12,13 @@ from numpy import ndarray
 Features = Float[ndarray, "_ _"] | Float[Array, "_ _"]
 
 
-def check_rows(name: str, *sets: Features, least: int) -> None:
+def check_rows(name: str, *sets: Features, least: int, what: str = "features") -> None:
     """Raise the ValueError of sets of features with too few rows, or of two widths."""
     for features in sets:
         if features.ndim != 2 or features.shape[0] < least:
             raise ValueError(
-                f"`{name}` got features of shape {features.shape}: "
-                f"give (rows, features) with at least {least} rows."
+                f"`{name}` got {what} of shape {features.shape}: "
+                f"give (rows, {what}) with at least {least} rows."
             )
     widths = [features.shape[1] for features in sets]
     if len(set(widths)) > 1:
@@ -28,10 +28,10 @@ def check_rows(name: str, *sets: Features, least: int) -> None:
         )
 
 
-def check_finite(name: str, sums: Float[ndarray, "..."]) -> None:
+def check_finite(name: str, sums: Float[ndarray, "..."], what: str = "features") -> None:
     """Raise the ValueError of features that are not finite, seen in sums over all of them."""
     if not np.isfinite(sums).all():
         raise ValueError(
-            f"`{name}` got features that are not finite: "
-            "look for nan and infinity in the images and in the feature function."
+            f"`{name}` got {what} that are not finite: "
+            "look for nan and infinity in the images and in the network."
         )

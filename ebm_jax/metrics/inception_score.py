@@ -57,12 +57,12 @@ def inception_score(
     """
     if num_splits < 1:
         raise ValueError(f"`inception_score` got num_splits={num_splits}: give at least 1.")
-    check_rows("inception_score", logits, least=max(2, num_splits))
+    check_rows("inception_score", logits, least=max(2, num_splits), what="logits")
     n = logits.shape[0]
     edges = [i * n // num_splits for i in range(num_splits + 1)]
     sums = [_sums(logits[a:b]) for a, b in itertools.pairwise(edges)]
     probabilities, entropies = np.stack([p for p, _ in sums]), np.array([h for _, h in sums])
-    check_finite("inception_score", entropies)
+    check_finite("inception_score", entropies, what="logits")
     sizes = np.diff(edges)
     conditional = entropies / sizes
     scores = np.exp(_entropy(probabilities / sizes[:, None]) - conditional)
@@ -87,9 +87,8 @@ def _sums(logits: ndarray | Array) -> tuple[Float[ndarray, " classes"], float]:
         inverse = 1 / np.sum(weights, 1)
         np.maximum(shifted, -1e3, out=shifted)  # exp is 0 there: 0 log 0 = 0
         probabilities += inverse @ weights
-        entropy += np.vdot(inverse, np.einsum("nc,nc->n", weights, -shifted)) - np.sum(
-            np.log(inverse)
-        )
+        entropy -= np.vdot(inverse, np.einsum("nc,nc->n", weights, shifted))
+        entropy -= np.sum(np.log(inverse))
     return probabilities, float(entropy)
 
 
