@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.linalg.blas import dsyrk
 
 from ebm_jax.metrics.features import Features, check_finite, check_rows
 
@@ -58,22 +59,22 @@ def moments_for(name: str, features: Features | Iterable[Features]) -> Moments:
     batches = (features,) if isinstance(features, ndarray | jax.Array) else features
     n, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
     for block in _regrouped(name, batches):
-        m = len(block)
+        m = len(block) - 1
         with np.errstate(invalid="ignore"):
-            block_mean = np.mean(block, 0)
+            block_mean = np.mean(block[:m], 0)
         check_finite(name, block_mean)
-        block -= block_mean
-        added = block.T @ block
-        if n:
-            delta = block_mean - mean
-            added += np.outer(delta, delta * (n * m / (n + m)))
-            mean, scatter = mean + delta * (m / (n + m)), np.add(scatter, added, out=scatter)
-        else:
-            mean, scatter = block_mean, added
+        if not n:
+            mean, scatter = np.zeros_like(block_mean), np.zeros((block_mean.size,) * 2, order="F")
+        delta = block_mean - mean
+        block[:m] -= block_mean
+        block[m] = delta * np.sqrt(n * m / (n + m))  # delta delta^T comes in as one more row
+        scatter = dsyrk(1.0, block.T, beta=1.0, c=scatter, overwrite_c=True)
+        mean += delta * (m / (n + m))
         n += m
     if n < 2:
         raise ValueError(f"`{name}` got {n} rows of features: give at least 2.")
-    return Moments(n, mean, np.divide(scatter, n - 1, out=scatter))
+    upper = np.triu(scatter) / (n - 1)  # the half that dsyrk computes
+    return Moments(n, mean, upper + np.triu(upper, 1).T)
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -103,13 +104,13 @@ def check_widths(name: str, a: Moments, b: Moments) -> None:
 def _regrouped(name: str, batches: Iterable[Features]) -> Iterator[Float[ndarray, "m d"]]:
     """The rows of all batches in float64, in blocks of BLOCK; the last one may be shorter.
 
-    A block is the caller's until the next is asked for.
+    Behind every block comes one free row. Both are the caller's until the next is asked for.
     """
     buffer, filled = np.zeros((0, 0)), 0
     for batch in batches:
         check_rows(name, batch, *([buffer] if buffer.size else []), least=0)
         if not buffer.size:
-            buffer = np.empty((BLOCK, batch.shape[1]))
+            buffer = np.empty((BLOCK + 1, batch.shape[1]))
         start = 0
         while start < batch.shape[0]:
             rows = batch[start : start + BLOCK - filled]
@@ -119,4 +120,4 @@ def _regrouped(name: str, batches: Iterable[Features]) -> Iterator[Float[ndarray
                 yield buffer
                 filled = 0
     if filled:
-        yield buffer[:filled]
+        yield buffer[: filled + 1]
