@@ -95,13 +95,10 @@ def judge_images(
     results["Frechet distance, samples / real"] = (
         results[f"Frechet distance ({name}), samples"] / results[f"Frechet distance ({name}), real"]
     )
-    train = jnp.asarray(to_unit(images.pixels))
-    nearest = jax.jit(metrics.nearest_distance)
-    near = [
-        float(jnp.median(nearest(jnp.asarray(to_unit(pixels)), train)))
-        for pixels in (samples[:n], held_out.pixels[:n])
-    ]
-    results["median distance to the training set, samples"] = near[0]
-    results["median distance to the training set, held out"] = near[1]
-    results["distance to the training set, samples / held out"] = near[0] / near[1]
+    near = jax.jit(metrics.memorisation)(
+        *(jnp.asarray(to_unit(p)) for p in (samples[:n], held_out.pixels[:n], images.pixels))
+    )
+    results["median distance to the training set, samples"] = float(near.samples)
+    results["median distance to the training set, held out"] = float(near.held_out)
+    results["distance to the training set, samples / held out"] = float(near.ratio)
     return results

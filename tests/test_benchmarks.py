@@ -188,3 +188,33 @@ def test_the_u_net_of_the_diffusion_benchmark_is_counted_by_its_published_table(
     assert "7 parameters" in diffusion.verdict(problem, [right | {"parameters": 7}])
     assert "the loss went from" in diffusion.verdict(problem, [right | {"end": 2.0}])
     assert "the loss went from" in diffusion.verdict(problem, [right | {"end": float("nan")}])
+
+
+SMALL = {"n": 300, "width": 20, "subsets": 3, "subset_size": 50}
+
+
+@pytest.mark.parametrize("figure", ["FID", "distance"])
+def test_the_frechet_distances_of_the_metrics_benchmark_are_one_figure(figure):
+    from benchmarks import metrics, metrics_worker
+
+    problem = metrics_worker.Problem(figure, **SMALL)
+    ours, scipys = (
+        job.compute(job.prepare(0))
+        for job in (metrics_worker.ebm_jax(problem), metrics_worker.scipy_sqrtm(problem))
+    )
+    assert metrics.compare(scipys, ours, metrics.AGREEMENT[figure])[1] == "right"
+    assert metrics.compare(1.01 * ours, ours, 1e-3)[1].startswith("wrong")
+    assert metrics.compare(float("nan"), ours, 1e-3)[1].startswith("wrong")
+
+
+@pytest.mark.parametrize("figure", ["KID", "IS"])
+def test_implementations_of_the_metrics_benchmark_agree_and_are_reported(figure):
+    """torch-fidelity too where it is installed; the numbers of both are compared."""
+    from benchmarks import metrics, metrics_worker
+
+    problem = metrics_worker.Problem(figure, **SMALL)
+    found = metrics.measure(metrics.WORKER, problem, metrics.FRECHET[:2], 1)
+    table = metrics.report({figure: found})
+    lines = [line.split() for line in table.splitlines() if line.startswith(figure)]
+    assert lines[0][1] == "ebm_jax"
+    assert {line[-1] for line in lines} == {"right"}

@@ -1,21 +1,17 @@
-"""Metrics against closed forms of Gaussians and scipy on the same samples."""
+"""Distances against closed forms of Gaussians and scipy on the same samples."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist, pdist
 
-from ebm_jax.metrics import frechet_distance, median_distance, nearest_distance, squared_mmd
+from ebm_jax.metrics import median_distance, memorisation, nearest_distance, squared_mmd
 from tests.statistics import assert_mean
 
 
 def normals(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-# ---- discrepancy
 
 
 def mean_kernel(distance, variance, bandwidth, d):
@@ -79,68 +75,14 @@ def test_discrepancies_need_two_rows(n, m):
     np.testing.assert_allclose(squared_mmd(two, two, bandwidth=5.0), np.exp(-0.5) - 1, rtol=1e-5)
 
 
-# ---- fidelity
-
-
-def whitened(n, d, seed):
-    """n rows whose sample mean is 0 and whose covariance, with n - 1, is exactly I."""
-    rows = normals(n, d, seed=seed)
-    q, _ = np.linalg.qr(rows - rows.mean(0))
-    return q * np.sqrt(n - 1)
-
-
-def with_law(mean, covariance, n, seed):
-    """n rows with exactly this mean and covariance, in the sense of a sample."""
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    return mean + whitened(n, len(covariance), seed) @ root.T
-
-
-def test_frechet_distance_of_independent_gaussians_is_a_sum_over_coordinates():
-    """sum (m_i - m'_i)^2 + (s_i - s'_i)^2 for diagonal covariances s^2 and s'^2."""
-    m1, s1 = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.3, 2.0])
-    m2, s2 = np.array([0.0, 1.0, 2.5]), np.array([0.5, 0.9, 2.0])
-    x, y = with_law(m1, np.diag(s1**2), 10, 0), with_law(m2, np.diag(s2**2), 7, 1)
-    expected = np.sum((m1 - m2) ** 2 + (s1 - s2) ** 2)
-    np.testing.assert_allclose(frechet_distance(x, y), expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("rank", [5, 2])
-def test_frechet_distance_is_scipys_for_covariances_that_do_not_commute(rank):
-    """Also where they are singular, as with fewer rows than features."""
-    mix = normals(2, 5, rank)
-    cov_x, cov_y = (a @ a.T for a in mix)
-    x, y = with_law(np.zeros(5), cov_x, 30, 0), with_law(np.full(5, 0.3), cov_y, 40, 1)
-    assert np.abs(cov_x @ cov_y - cov_y @ cov_x).max() > 1
-    blur = 1e-9 * np.eye(5)  # scipy's square root fails on singular products
-    cross = np.trace(sqrtm((cov_x + blur) @ (cov_y + blur)).real)
-    expected = 5 * 0.3**2 + np.trace(cov_x) + np.trace(cov_y) - 2 * cross
-    np.testing.assert_allclose(frechet_distance(x, y), expected, rtol=1e-5, atol=1e-3)
-
-
-def test_frechet_distance_is_zero_to_itself_and_works_in_float64():
-    """Features far from 0 lose their variance in float32 when it is not subtracted first."""
-    x = with_law(np.full(3, 1000.0), np.diag([1e-4, 1e-2, 1.0]), 50, 0)
-    assert abs(frechet_distance(x, x)) < 1e-6
-    moved = x.astype(np.float32) + np.float32(2.0)
-    np.testing.assert_allclose(frechet_distance(x.astype(np.float32), moved), 12.0, rtol=1e-4)
-
-
-def test_frechet_distance_takes_a_single_feature():
-    x, y = with_law(np.zeros(1), np.eye(1), 9, 0), with_law(np.ones(1), 4 * np.eye(1), 5, 1)
-    np.testing.assert_allclose(frechet_distance(x, y), 1.0 + (1 - 2) ** 2, rtol=1e-9)
-    assert frechet_distance(x[:2], x[:2]) == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (np.ones((1, 2)), np.ones((3, 2)), "got 1 rows of features, finite: True"),
-        (np.ones((3, 2)), np.ones((1, 2)), "got 1 rows of features, finite: True"),
-        (np.full((3, 2), np.nan), np.ones((3, 2)), "got 3 rows of features, finite: False"),
-        (np.ones((3, 2)), np.full((4, 2), np.inf), "got 4 rows of features, finite: False"),
-    ],
-)
-def test_frechet_distance_refuses_features_it_cannot_fit(x, y, message):
-    with pytest.raises(ValueError, match=f"`frechet_distance` {message}"):
-        frechet_distance(x, y)
+def test_memorisation_is_a_ratio_of_medians_and_zero_for_copies():
+    train, samples, held_out = (normals(n, 2, 3, seed=n) for n in (60, 31, 40))
+    near, far = (
+        np.median(cdist(x.reshape(len(x), -1), train.reshape(60, -1)).min(1))
+        for x in (samples, held_out)
+    )
+    value = memorisation(*map(jnp.float32, (samples, held_out, train)))
+    np.testing.assert_allclose(value, [near, far, near / far], rtol=1e-5)
+    assert memorisation(*map(jnp.float32, (train[:9], held_out, train))).ratio == 0
+    with pytest.raises(ValueError, match="`memorisation` got samples of 0 and 60 rows"):
+        memorisation(*map(jnp.float32, (samples[:0], held_out, train)))

@@ -7,11 +7,43 @@ from ebm_jax.metrics.chains import (
     split_r_hat,
 )
 from ebm_jax.metrics.discrepancy import Estimate, squared_mmd, squared_mmd_with_error
-from ebm_jax.metrics.distances import median_distance, nearest_distance, sliced_wasserstein
-from ebm_jax.metrics.fidelity import frechet_distance
+from ebm_jax.metrics.distances import (
+    Memorisation,
+    median_distance,
+    memorisation,
+    nearest_distance,
+    sliced_wasserstein,
+)
+from ebm_jax.metrics.frechet import (
+    Extrapolation,
+    frechet_distance,
+    frechet_distance_of_moments,
+    infinite_frechet_distance,
+)
 from ebm_jax.metrics.health import Health, energy_health
 from ebm_jax.metrics.inception import inception_outputs
+from ebm_jax.metrics.inception_score import InceptionScore, inception_score
 from ebm_jax.metrics.inception_weights import Inception, load_inception
+from ebm_jax.metrics.kernel_inception import (
+    KernelDistance,
+    cubic,
+    general_kernel_distance,
+    kernel_distance,
+    subset_distances,
+)
+from ebm_jax.metrics.manifold import (
+    DensityCoverage,
+    PrecisionRecall,
+    density_coverage,
+    precision_recall,
+)
+from ebm_jax.metrics.moments import Moments, merge_moments, moments
+from ebm_jax.metrics.statistics import (
+    Statistics,
+    frechet_distance_of_statistics,
+    load_statistics,
+    save_statistics,
+)
 from ebm_jax.metrics.stein import (
     inverse_multiquadric,
     squared_exponential,
@@ -19,23 +51,46 @@ from ebm_jax.metrics.stein import (
 )
 
 __all__ = [
+    "DensityCoverage",
     "Estimate",
+    "Extrapolation",
     "Health",
     "Inception",
+    "InceptionScore",
+    "KernelDistance",
+    "Memorisation",
+    "Moments",
+    "PrecisionRecall",
+    "Statistics",
+    "cubic",
+    "density_coverage",
     "effective_sample_size",
     "energy_health",
     "frechet_distance",
+    "frechet_distance_of_moments",
+    "frechet_distance_of_statistics",
+    "general_kernel_distance",
     "inception_outputs",
+    "inception_score",
+    "infinite_frechet_distance",
     "integrated_autocorrelation",
     "inverse_multiquadric",
+    "kernel_distance",
     "load_inception",
+    "load_statistics",
     "median_distance",
+    "memorisation",
+    "merge_moments",
+    "moments",
     "nearest_distance",
+    "precision_recall",
     "rank_r_hat",
+    "save_statistics",
     "sliced_wasserstein",
     "split_r_hat",
     "squared_exponential",
     "squared_mmd",
     "squared_mmd_with_error",
     "squared_stein_discrepancy",
+    "subset_distances",
 ]

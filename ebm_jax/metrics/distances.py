@@ -1,5 +1,7 @@
 """Euclidean distances between examples, and the cost of carrying one sample to another."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,20 @@ from jaxtyping import Array, Float
 
 from ebm_jax.metrics.discrepancy import Estimate, paired_rows
 from ebm_jax.types import PRNGKey, Scalar
+
+
+class Memorisation(NamedTuple):
+    """Median distances to the nearest training example.
+
+    Attributes:
+        samples: of the samples.
+        held_out: of examples of the data that were not trained on.
+        ratio: samples / held_out: near 1 for new examples, near 0 for copies.
+    """
+
+    samples: Scalar
+    held_out: Scalar
+    ratio: Scalar
 
 
 def median_distance(x: Float[Array, "n *d"]) -> Scalar:
@@ -41,6 +57,28 @@ def nearest_distance(
         return jnp.sqrt(jnp.sum((neighbour - point) ** 2))
 
     return jax.lax.map(nearest, x.reshape(x.shape[0], -1), batch_size=min(64, x.shape[0]))
+
+
+def memorisation(
+    samples: Float[Array, "n *d"], held_out: Float[Array, "m *d"], train: Float[Array, "k *d"]
+) -> Memorisation:
+    """How near samples are to the training set, against how near held-out examples are.
+
+    By pixels or by features. Blurred samples are near as well: look at the neighbours
+    before you call a small ratio a memory.
+
+    Args:
+        samples: examples of the model.
+        held_out: examples of the data that the model did not see.
+        train: those that it did.
+
+    Raises:
+        ValueError: for an empty set, or examples of two shapes.
+    """
+    for examples in (samples, held_out):
+        paired_rows("memorisation", examples, train, least=1)
+    near, far = (jnp.median(nearest_distance(x, train)) for x in (samples, held_out))
+    return Memorisation(near, far, near / far)
 
 
 def sliced_wasserstein(

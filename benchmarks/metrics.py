@@ -1,0 +1,119 @@
+"""How fast are figures of features, in ebm_jax, torch-fidelity and plain numpy and scipy?
+
+    python -m benchmarks.metrics                  all problems
+    python -m benchmarks.metrics --only KID
+
+Features are made up, rectified and correlated like those of Inception, in float32:
+
+    FID         from 50,000 x 2,048 features of both sets, moments included
+    distance    the same from moments: two means and covariances of 2,048
+    KID         mean over 100 subsets of 1,000 rows, the same rows for both
+    IS          from 50,000 x 1,008 logits, 10 splits after a shuffle, the same for both
+
+on the processors that the process may use. `differs` is the relative difference of the
+number that an implementation found from the number of ebm_jax: beyond what float32
+costs it (means in FID, sums in KID) nobody is timed on another figure. A peer that is not
+installed is left out.
+
+Takes about 15 minutes on two cores, most of them scipy's. Writes a table, and everything
+as JSON to benchmarks/results/. Exit status 1 if two numbers do not agree.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.metrics_worker import Problem
+
+RESULTS = Path(__file__).parent / "results"
+HEAD = ["problem", "implementation", "seconds", "least", "most", "x ebm_jax", "differs"]
+HEAD += ["first +s", "peak MB", "others %", "law"]
+WORKER = "benchmarks.metrics_worker"
+AGREEMENT = {"FID": 1e-5, "distance": 1e-6, "KID": 1e-3, "IS": 1e-6}
+FRECHET = ("ebm_jax", "torch-fidelity", "scipy sqrtm")
+# A problem of another worker, such as features of images, is a line here: its title, the
+# module that serves it, what that takes, and who does it.
+PROBLEMS: dict[str, tuple[str, Problem, tuple[str, ...]]] = {
+    "FID, 50,000 x 2,048": (WORKER, Problem("FID"), FRECHET),
+    "distance, 2,048": (WORKER, Problem("distance"), FRECHET),
+    "KID, 100 x 1,000": (WORKER, Problem("KID"), FRECHET[:2]),
+    "IS, 50,000 x 1,008": (WORKER, Problem("IS", width=1008), FRECHET[:2]),
+}
+
+
+def main() -> None:
+    """Parse the flags, time every problem, print the table and write the JSON."""
+    flags = _flags()
+    found = {}
+    for title in PROBLEMS:
+        if flags.only in title:
+            found[title] = measure(*PROBLEMS[title], flags.rounds)
+            print(report({title: found[title]}), flush=True)
+    everything = {"hardware": harness.hardware(), "rounds": flags.rounds, "problems": found}
+    print()
+    print(report(found))
+    print(f"written to {harness.save(flags.out, 'metrics', everything)}")
+    laws = [r["law"] for by_name in found.values() for r in by_name["results"].values()]
+    if any(law != "right" for law in laws):
+        raise SystemExit("two implementations of one figure do not agree")
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after a first one")
+    parser.add_argument("--only", default="", help="only problems whose title contains this")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    flags = parser.parse_args()
+    if flags.rounds < 1:
+        parser.error(f"--rounds is {flags.rounds}: give at least 1")
+    if not any(flags.only in title for title in PROBLEMS):
+        parser.error(f"--only is {flags.only!r}: give a part of one of {list(PROBLEMS)}")
+    return flags
+
+
+def measure(worker: str, problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """All implementations of one problem, in turns: medians, and whether they agree."""
+    answers = harness.measure(worker, list(names), problem._asdict(), rounds)
+    ours = answers["ebm_jax"][0][-1]["value"] if "ebm_jax" in answers else None
+    results = {}
+    for name, (found, versions) in answers.items():
+        differs, law = compare(found[-1]["value"], ours, AGREEMENT[problem.figure])
+        results[name] = harness.summary(found, law) | {"differs": differs, "versions": versions}
+    return {"problem": problem._asdict(), "results": results}
+
+
+def compare(value: float, ours: float | None, tolerance: float) -> tuple[float, str]:
+    """The relative difference between two numbers, and the verdict on it."""
+    if ours is None:
+        return 0.0, "right"
+    differs = value / ours - 1
+    return differs, "right" if abs(differs) <= tolerance else f"wrong: {value:.8g}, not {ours:.8g}"
+
+
+def report(found: dict[str, dict[str, Any]]) -> str:
+    """A table: seconds, times ebm_jax's, and by how much the numbers differ."""
+    rows = []
+    for title, by_name in found.items():
+        ours = by_name["results"].get("ebm_jax")
+        for name, result in by_name["results"].items():
+            rows.append(
+                [
+                    title,
+                    name,
+                    *(f"{result[field]:.2f}" for field in ("seconds", "least", "most")),
+                    f"{result['seconds'] / ours['seconds']:.2f}" if ours else "-",
+                    f"{result['differs']:.0e}",
+                    f"{result['compile_seconds']:.2f}",
+                    f"{result['peak_mb']:.0f}",
+                    f"{100 * result['others']:.0f}",
+                    result["law"],
+                ]
+            )
+    summaries = [result for by_name in found.values() for result in by_name["results"].values()]
+    return harness.table(HEAD, rows) + harness.warning(summaries)
+
+
+if __name__ == "__main__":
+    main()

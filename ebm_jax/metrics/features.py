@@ -1,0 +1,37 @@
+"""What figures of features take: rows of numbers, from Inception or any other function.
+
+Features come in float32 by the hundred megabytes; whatever needs float64 converts them
+block by block and never holds a second copy.
+"""
+
+import numpy as np
+from jaxtyping import Array, Float
+from numpy import ndarray
+
+# (rows, features), of any two sizes: what sets must share is checked with a sentence.
+Features = Float[ndarray, "_ _"] | Float[Array, "_ _"]
+
+
+def check_rows(name: str, *sets: Features, least: int, what: str = "features") -> None:
+    """Raise the ValueError of sets of features with too few rows, or of two widths."""
+    for features in sets:
+        if features.ndim != 2 or features.shape[0] < least:
+            raise ValueError(
+                f"`{name}` got {what} of shape {features.shape}: "
+                f"give (rows, {what}) with at least {least} rows."
+            )
+    widths = [features.shape[1] for features in sets]
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"`{name}` got features of widths {widths[0]} and {widths[1]}: "
+            "take both from one feature function."
+        )
+
+
+def check_finite(name: str, sums: Float[ndarray, "..."], what: str = "features") -> None:
+    """Raise the ValueError of features that are not finite, seen in sums over all of them."""
+    if not np.isfinite(sums).all():
+        raise ValueError(
+            f"`{name}` got {what} that are not finite: "
+            "look for nan and infinity in the images and in the network."
+        )

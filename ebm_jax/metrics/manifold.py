@@ -1,0 +1,150 @@
+"""How far two sets of features cover each other, by balls around their rows.
+
+The ball of a row reaches to its k-th nearest neighbour in its own set; it is closed. Of
+real rows r_j, their balls B_j, and fake rows f_i
+
+    precision = share of the f_i in some B_j          are samples like data?
+    recall    = share of the r_j in some ball of a fake row
+    density   = mean over i of #{j: f_i in B_j} / k   may exceed 1; 1 on average at one law
+    coverage  = share of the B_j that hold some f_i
+
+One outlier among the real rows has a large ball that precision takes any sample for, and
+one among the fake rows does the same to recall; density and coverage hardly notice.
+
+Distances come from matmuls of blocks of rows, in float32 on rows about the real mean: memory
+is O(n). Their round-off decides ties alone.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ebm_jax.metrics.features import Features, check_finite, check_rows
+from ebm_jax.types import Scalar
+
+BLOCK = 256  # rows at once: 50 MiB of distances to 50,000 others
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares, both between 0 and 1."""
+
+    precision: float
+    recall: float
+
+
+class DensityCoverage(NamedTuple):
+    """Density, from 0 to above 1, and coverage, a share."""
+
+    density: float
+    coverage: float
+
+
+def precision_recall(real: Features, fake: Features, *, k: int = 3) -> PrecisionRecall:
+    """The share of fake rows among the real ones, and of real rows among the fake ones.
+
+    Both fall as sets grow, since balls shrink: say n and k beside them.
+
+    Args:
+        real: features of data, more than k rows.
+        fake: features of samples, more than k rows.
+        k: the neighbour that a ball reaches to.
+
+    Raises:
+        ValueError: for a k out of range, two widths, or features that are not finite.
+
+    References:
+        Kynkaanniemi et al., arXiv:1904.06991.
+    """
+    real, fake = _centred("precision_recall", real, fake, k)
+    precision = _balls_that_hold(fake, real, _radii(real, k)) > 0
+    recall = _balls_that_hold(real, fake, _radii(fake, k)) > 0
+    return PrecisionRecall(_mean(precision), _mean(recall))
+
+
+def density_coverage(real: Features, fake: Features, *, k: int = 5) -> DensityCoverage:
+    """How many real balls hold a fake row over k, and the share of them that hold any.
+
+    Where n fake and n real rows have one law the means are 1 and 1 - prod_{i < k}
+    (n - 1 - i) / (2 n - 1 - i), about 1 - 2^-k, whatever the law and the features.
+
+    Args:
+        real: features of data, more than k rows.
+        fake: features of samples, more than k rows.
+        k: the neighbour that a ball reaches to.
+
+    Raises:
+        ValueError: for a k out of range, two widths, or features that are not finite.
+
+    References:
+        Naeem et al., arXiv:2002.09797.
+    """
+    real, fake = _centred("density_coverage", real, fake, k)
+    radii = _radii(real, k)
+    density = _mean(_balls_that_hold(fake, real, radii)) / k
+    return DensityCoverage(density, _mean(_occupied(real, radii, fake)))
+
+
+def _mean(counts: Int[Array, " n"] | Bool[Array, " n"]) -> float:
+    return float(np.mean(np.asarray(counts)))  # in float64
+
+
+def _centred(
+    name: str, real: Features, fake: Features, k: int
+) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
+    if k < 1:
+        raise ValueError(f"`{name}` got k={k}: give at least 1.")
+    check_rows(name, real, fake, least=k + 1)
+    real, fake = (jnp.asarray(rows, jnp.float32) for rows in (real, fake))
+    mean = jnp.mean(real, 0)
+    check_finite(name, np.asarray(mean + jnp.sum(fake, 0)))
+    return real - mean[None, :], fake - mean[None, :]
+
+
+def _squared_distances(
+    point: Float[Array, " d"], rows: Float[Array, "n d"], squares: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    product = jnp.matmul(rows, point, precision=jax.lax.Precision.HIGHEST)
+    return squares + jnp.sum(point**2) - 2 * product
+
+
+@partial(jax.jit, static_argnames="k")
+def _radii(rows: Float[Array, "n d"], k: int) -> Float[Array, " n"]:
+    """Squared distance of every row to its k-th nearest other row."""
+    squares = jnp.sum(rows**2, -1)
+
+    def radius(i: Int[Array, ""]) -> Scalar:
+        distances = _squared_distances(rows[i], rows, squares)
+        return -jax.lax.top_k(-distances.at[i].set(jnp.inf), k)[0][-1]
+
+    return jax.lax.map(radius, jnp.arange(rows.shape[0]), batch_size=min(BLOCK, rows.shape[0]))
+
+
+@jax.jit
+def _balls_that_hold(
+    points: Float[Array, "m d"], centres: Float[Array, "n d"], radii: Float[Array, " n"]
+) -> Int[Array, " m"]:
+    """For every point, the number of balls that it lies in; `radii` are squared."""
+    squares = jnp.sum(centres**2, -1)
+
+    def count(point: Float[Array, " d"]) -> Int[Array, ""]:
+        return jnp.sum(_squared_distances(point, centres, squares) <= radii)
+
+    return jax.lax.map(count, points, batch_size=min(BLOCK, points.shape[0]))
+
+
+@jax.jit
+def _occupied(
+    centres: Float[Array, "n d"], radii: Float[Array, " n"], points: Float[Array, "m d"]
+) -> Bool[Array, " n"]:
+    """For every ball, whether it holds a point; `radii` are squared."""
+    squares = jnp.sum(points**2, -1)
+
+    def holds(ball: tuple[Float[Array, " d"], Scalar]) -> Bool[Array, ""]:
+        centre, radius = ball
+        return jnp.any(_squared_distances(centre, points, squares) <= radius)
+
+    return jax.lax.map(holds, (centres, radii), batch_size=min(BLOCK, centres.shape[0]))
