@@ -1,17 +1,18 @@
-"""Samples of images against held-out ones, by features of a small classifier trained here.
+"""Images judged against held-out ones, by features of a small classifier trained here.
 
 A Frechet distance on its last hidden layer is not the FID of the literature, and is named
-accordingly.
+accordingly. `figures` is what `experiments.evaluate` computes from Inception's features too.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from ebm_jax import metrics
 from ebm_jax.data import Images, batch_indices, to_unit
@@ -20,14 +21,60 @@ from ebm_jax.sharding import spread
 from ebm_jax.training import fit, init_state, make_step
 from ebm_jax.types import PRNGKey, Scalar
 
-Features = Callable[[Float[np.ndarray, "n h w c"]], Float[np.ndarray, "n d"]]
-WIDTH = 32
+WIDTH = 32  # features of the classifier
+MOST_NEIGHBOURS = 10_000  # rows for precision and its like, as usual: they depend on n
+LEAST = 8  # rows for what looks at neighbours or at subsets
 
 
-def classifier_features(train: Images, held_out: Images, *, seed: int) -> tuple[Features, float]:
-    """Train a 3-layer classifier on labelled images; its features, and held-out accuracy.
+class Outputs(NamedTuple):
+    """What a network says of n images; logits where it knows classes."""
 
-    The features are the WIDTH activations before the logits, of images in [-1, 1].
+    features: Float[np.ndarray, "n d"]
+    logits: Float[np.ndarray, "n classes"] | None
+
+
+Embed = Callable[[UInt8[np.ndarray, "n h w c"]], Outputs]
+
+
+def figures(x: Outputs, real: Outputs, *, seed: int) -> dict[str, float]:
+    """Images against real ones, by the outputs of one network on both.
+
+    The kernel distance is over 100 subsets of 1,000, or of half of the smaller set; precision,
+    recall, density and coverage see the first 10,000 of each. With fewer than 8 images there
+    is the Frechet distance alone.
+    """
+    found = {"Frechet distance": metrics.frechet_distance(x.features, real.features)}
+    n = min(len(x.features), len(real.features))
+    if n < LEAST:
+        return found
+    distance = metrics.kernel_distance(
+        jax.random.key(seed), x.features, real.features, subset_size=min(1000, n // 2)
+    )
+    found["kernel distance"], found["kernel distance, standard error"] = distance
+    near = [real.features[:MOST_NEIGHBOURS], x.features[:MOST_NEIGHBOURS]]
+    found |= metrics.precision_recall(*near)._asdict()
+    found |= metrics.density_coverage(*near)._asdict()
+    return found | class_figures(x)
+
+
+def class_figures(x: Outputs) -> dict[str, float]:
+    """The class score, sharpness x diversity, where there are logits."""
+    if x.logits is None or len(x.logits) < LEAST:
+        return {}
+    order = np.random.default_rng(0).permutation(len(x.logits))  # splits of no one class
+    score = metrics.inception_score(x.logits[order], num_splits=min(10, len(order) // 2))
+    return {
+        "class score": score.mean,
+        "class score, deviation over splits": score.standard_deviation,
+        "sharpness": score.sharpness,
+        "diversity": score.diversity,
+    }
+
+
+def classifier(train: Images, held_out: Images, *, seed: int) -> tuple[Embed, float]:
+    """Train a 3-layer classifier on labelled images; its outputs, and held-out accuracy.
+
+    The features are the WIDTH activations before the logits.
     """
     assert train.labels is not None
     body, head = MLP((128, WIDTH)), MLP((int(train.labels.max()) + 1,))
@@ -38,13 +85,14 @@ def classifier_features(train: Images, held_out: Images, *, seed: int) -> tuple[
         "head": head.init(key_head, jnp.zeros(WIDTH)),
     }
 
-    def embed(params: PyTree, image: Array) -> Array:
-        return jnp.tanh(body.apply(params["body"], image.ravel()))
+    def outputs(params: PyTree, image: Array) -> tuple[Array, Array]:
+        features = jnp.tanh(body.apply(params["body"], image.ravel()))
+        return features, head.apply(params["head"], features)
 
     def loss(params: PyTree, key: PRNGKey, example: tuple[Array, Array]) -> Scalar:
         image, label = example
         noisy = image + 0.1 * jax.random.normal(key, image.shape)
-        logits = head.apply(params["head"], embed(params, noisy))
+        _, logits = outputs(params, noisy)
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
     def batches(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,18 +103,18 @@ def classifier_features(train: Images, held_out: Images, *, seed: int) -> tuple[
     step = make_step(loss, optimizer, ema_decay=0.99)
     start = init_state(params, optimizer, key_run)
     [(state, _)] = fit(step, start, batches, num_steps=500, steps_per_call=500)
-    ema = state.ema
-    features = spread(partial(embed, ema))
-    logits = jax.vmap(partial(head.apply, ema["head"]))(
-        features(jnp.asarray(to_unit(held_out.pixels)))
-    )
-    accuracy = float(np.mean(np.argmax(logits, -1) == held_out.labels))
-    return lambda images: np.asarray(features(jnp.asarray(images))), accuracy
+    run = spread(partial(outputs, state.ema))
+
+    def embed(pixels: UInt8[np.ndarray, "n h w c"]) -> Outputs:
+        return Outputs(*map(np.asarray, run(jnp.asarray(to_unit(pixels)))))
+
+    _, logits = run(jnp.asarray(to_unit(held_out.pixels)))
+    return embed, float(np.mean(np.argmax(logits, -1) == held_out.labels))
 
 
-def pixel_features(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
-    """The pixels themselves, for images without labels."""
-    return images.reshape(len(images), -1)
+def pixel_features(pixels: UInt8[np.ndarray, "n h w c"]) -> Outputs:
+    """The pixels themselves, in [-1, 1], for images without labels."""
+    return Outputs(to_unit(pixels).reshape(len(pixels), -1), None)
 
 
 def judge_images(
@@ -75,26 +123,21 @@ def judge_images(
     """Samples, and as many other training images, against the same held-out images."""
     n = min(len(samples), len(held_out.pixels), len(images.pixels))
     results: dict[str, float] = {"n": n}
-    features: Features
+    embed: Embed
     if images.labels is None or held_out.labels is None:
-        features, name = pixel_features, "pixels"
+        embed, name = pixel_features, "pixels"
     else:
-        features, accuracy = classifier_features(images, held_out, seed=seed)
+        embed, accuracy = classifier(images, held_out, seed=seed)
         name = "classifier features"
         results["classifier accuracy on held-out images"] = accuracy
     real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
-    reference = features(to_unit(held_out.pixels[:n]))
-    bandwidth = jax.jit(metrics.median_distance)(jnp.asarray(reference[:1000]))
-    squared_mmd = jax.jit(metrics.squared_mmd)
+    reference = embed(held_out.pixels[:n])
+    frechet = {}
     for who, pixels in {"samples": samples[:n], "real": real}.items():
-        embedded = features(to_unit(pixels))
-        frechet = metrics.frechet_distance(embedded, reference)
-        mmd = squared_mmd(jnp.asarray(embedded), jnp.asarray(reference), bandwidth=bandwidth)
-        results[f"Frechet distance ({name}), {who}"] = frechet
-        results[f"squared MMD ({name}), {who}"] = float(mmd)
-    results["Frechet distance, samples / real"] = (
-        results[f"Frechet distance ({name}), samples"] / results[f"Frechet distance ({name}), real"]
-    )
+        found = figures(embed(pixels), reference, seed=seed)
+        frechet[who] = found["Frechet distance"]
+        results |= {f"{figure} ({name}), {who}": value for figure, value in found.items()}
+    results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
     near = jax.jit(metrics.memorisation)(
         *(jnp.asarray(to_unit(p)) for p in (samples[:n], held_out.pixels[:n], images.pixels))
     )
