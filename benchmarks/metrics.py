@@ -9,6 +9,7 @@ Features are made up, rectified and correlated like those of Inception, in float
     distance    the same from moments: two means and covariances of 2,048
     KID         mean over 100 subsets of 1,000 rows, the same rows for both
     IS          from 50,000 x 1,008 logits, 10 splits after a shuffle, the same for both
+    features    InceptionV3's of 64 images of 32x32, with the same random weights
 
 on the processors that the process may use. `differs` is the relative difference of the
 number that an implementation found from the number of ebm_jax: beyond what float32
@@ -30,15 +31,14 @@ RESULTS = Path(__file__).parent / "results"
 HEAD = ["problem", "implementation", "seconds", "least", "most", "x ebm_jax", "differs"]
 HEAD += ["first +s", "peak MB", "others %", "law"]
 WORKER = "benchmarks.metrics_worker"
-AGREEMENT = {"FID": 1e-5, "distance": 1e-6, "KID": 1e-3, "IS": 1e-6}
+AGREEMENT = {"FID": 1e-5, "distance": 1e-6, "KID": 1e-3, "IS": 1e-6, "features": 1e-4}
 FRECHET = ("ebm_jax", "torch-fidelity", "scipy sqrtm")
-# A problem of another worker, such as features of images, is a line here: its title, the
-# module that serves it, what that takes, and who does it.
-PROBLEMS: dict[str, tuple[str, Problem, tuple[str, ...]]] = {
-    "FID, 50,000 x 2,048": (WORKER, Problem("FID"), FRECHET),
-    "distance, 2,048": (WORKER, Problem("distance"), FRECHET),
-    "KID, 100 x 1,000": (WORKER, Problem("KID"), FRECHET[:2]),
-    "IS, 50,000 x 1,008": (WORKER, Problem("IS", width=1008), FRECHET[:2]),
+PROBLEMS: dict[str, tuple[Problem, tuple[str, ...]]] = {
+    "FID, 50,000 x 2,048": (Problem("FID"), FRECHET),
+    "distance, 2,048": (Problem("distance"), FRECHET),
+    "KID, 100 x 1,000": (Problem("KID"), FRECHET[:2]),
+    "IS, 50,000 x 1,008": (Problem("IS", width=1008), FRECHET[:2]),
+    "features, 64 images": (Problem("features", n=64), FRECHET[:2]),
 }
 
 
@@ -73,9 +73,9 @@ def _flags() -> argparse.Namespace:
     return flags
 
 
-def measure(worker: str, problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
+def measure(problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
     """All implementations of one problem, in turns: medians, and whether they agree."""
-    answers = harness.measure(worker, list(names), problem._asdict(), rounds)
+    answers = harness.measure(WORKER, list(names), problem._asdict(), rounds)
     ours = answers["ebm_jax"][0][-1]["value"] if "ebm_jax" in answers else None
     results = {}
     for name, (found, versions) in answers.items():

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
+from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
@@ -14,10 +15,11 @@ import numpy as np
 from benchmarks.harness import Job, serve
 
 SEED = 2020  # of subsets and shuffles, where both implementations draw the same
+BATCH = 32  # images in a call of a network
 
 
 class Problem(NamedTuple):
-    """A figure of one or two sets of `n` rows; `subsets` of `subset_size` rows for KID."""
+    """A figure of one or two sets of `n` rows or images; KID of `subsets` of `subset_size`."""
 
     figure: str = "FID"
     n: int = 50_000
@@ -50,6 +52,33 @@ def logits(problem: Problem) -> np.ndarray:
     return 3 * rng.standard_normal((problem.n, problem.width), np.float32)
 
 
+def images(problem: Problem) -> np.ndarray:
+    """Noise of 32x32 pixels in three colours, uint8."""
+    return np.random.default_rng(0).integers(0, 256, (problem.n, 32, 32, 3)).astype(np.uint8)
+
+
+def inception_weights() -> dict[str, np.ndarray]:
+    """Random weights of InceptionV3 by PyTorch's names, that keep activations of order one."""
+    import jax
+    import jax.numpy as jnp
+
+    from ebm_jax.nets import InceptionV3
+
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((299, 299, 3)))
+    weights: dict[str, np.ndarray] = {}
+    for layer, leaves in shapes["params"].items():
+        shape = leaves["kernel"].shape
+        draw = rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
+        if layer == "fc":
+            weights |= {"fc.weight": draw.T, "fc.bias": np.zeros(shape[-1])}
+            continue
+        weights[f"{layer}.conv.weight"] = draw.transpose(3, 2, 0, 1)
+        for entry, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            weights[f"{layer}.bn.{entry}"] = np.full(shape[-1], value)
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}
+
+
 def job(
     packages: tuple[str, ...],
     inputs: Callable[[], tuple[Any, ...]],
@@ -78,6 +107,13 @@ def covariances(problem: Problem) -> tuple[np.ndarray, ...]:
 def ebm_jax(problem: Problem) -> Job:
     """This library; subsets and the shuffle as torch-fidelity draws them."""
     from ebm_jax import metrics
+    from ebm_jax.metrics.inception_weights import convert
+
+    def network() -> tuple[Any, ...]:
+        return metrics.Inception("", "", "", convert(inception_weights())), images(problem)
+
+    def outputs(inception: Any, pixels: np.ndarray) -> float:
+        return float(metrics.inception_outputs(inception, pixels, batch_size=BATCH).features.mean())
 
     def frechet_of(mean_x: Any, cov_x: Any, mean_y: Any, cov_y: Any) -> float:
         x, y = metrics.Moments(None, mean_x, cov_x), metrics.Moments(None, mean_y, cov_y)
@@ -101,6 +137,7 @@ def ebm_jax(problem: Problem) -> Job:
         "distance": (partial(covariances, problem), frechet_of),
         "KID": (partial(both, problem), kernel),
         "IS": (lambda: (logits(problem),), score),
+        "features": (network, outputs),
     }
     return job(("jax", "numpy", "scipy"), *figures[problem.figure])
 
@@ -140,6 +177,21 @@ def torch_fidelity(problem: Problem) -> Job:
             metric_isc.KEY_METRIC_ISC_MEAN
         ]
 
+    def network() -> tuple[Any, ...]:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        with NamedTemporaryFile(suffix=".pth") as file:
+            torch.save({k: torch.from_numpy(v) for k, v in inception_weights().items()}, file.name)
+            net = FeatureExtractorInceptionV3(
+                "", ["2048"], feature_extractor_weights_path=file.name
+            )
+        pixels = torch.from_numpy(images(problem)).movedim(-1, 1).contiguous()
+        return net, pixels
+
+    def outputs(net: Any, pixels: Any) -> float:
+        with torch.inference_mode():
+            return float(torch.cat([net(part)[0] for part in pixels.split(BATCH)]).mean())
+
     def tensors() -> tuple[Any, ...]:
         return tuple(map(torch.from_numpy, both(problem)))
 
@@ -148,6 +200,7 @@ def torch_fidelity(problem: Problem) -> Job:
         "distance": (partial(covariances, problem), frechet_of),
         "KID": (tensors, kernel),
         "IS": (lambda: (torch.from_numpy(logits(problem)),), score),
+        "features": (network, outputs),
     }
     return job(("torch", "torch-fidelity", "numpy"), *figures[problem.figure])
 

@@ -213,7 +213,7 @@ def test_implementations_of_the_metrics_benchmark_agree_and_are_reported(figure)
     from benchmarks import metrics, metrics_worker
 
     problem = metrics_worker.Problem(figure, **SMALL)
-    found = metrics.measure(metrics.WORKER, problem, metrics.FRECHET[:2], 1)
+    found = metrics.measure(problem, metrics.FRECHET[:2], 1)
     table = metrics.report({figure: found})
     lines = [line.split() for line in table.splitlines() if line.startswith(figure)]
     assert lines[0][1] == "ebm_jax"
