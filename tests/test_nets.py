@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import correlate
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from ebm_jax import calculus, noise
 from ebm_jax.calculus import score_from_denoiser
@@ -46,10 +46,10 @@ def embed(p, level, features):
     return dense(p["Dense_0"], silu(dense(p["Dense_1"], waves)))  # linen numbers the outer first
 
 
-def normalise(p, x):
-    """Zero mean and unit variance in each of 8 groups of channels."""
+def normalise(p, x, number=8):
+    """Zero mean and unit variance in each of some groups of channels."""
     h, w, c = x.shape
-    groups = x.reshape(h, w, 8, c // 8)
+    groups = x.reshape(h, w, number, c // number)
     centred = groups - groups.mean((0, 1, 3), keepdims=True)
     unit = centred / np.sqrt((centred**2).mean((0, 1, 3), keepdims=True) + 1e-6)
     return unit.reshape(x.shape) * p["scale"] + p["bias"]
@@ -72,12 +72,21 @@ def res_block(p, x, embedding):
     return h + (dense(p["Dense_1"], x) if "Dense_1" in p else x)
 
 
+def attend(p, x):
+    """Self-attention over all pixels, on a residual path; groups of four channels."""
+    c = x.shape[-1]
+    pixels = normalise(p["norm"], x, c // 4).reshape(-1, c)
+    q, k, v = (dense(p[name], pixels) for name in "qkv")
+    weights = softmax(q @ k.T / np.sqrt(c), -1)
+    return x + dense(p["projection"], weights @ v).reshape(x.shape)
+
+
 def u_net(p, x, level):
     """`ConvScore` with channels (8, 16) and one block, written out."""
     embedding = embed(p["LevelEmbedding_0"], level, 4 * 8)
     fine = res_block(p["ResBlock_0"], convolve(p["Conv_0"], x), embedding)
     pooled = fine.reshape(fine.shape[0] // 2, 2, fine.shape[1] // 2, 2, -1).mean((1, 3))
-    coarse = res_block(p["ResBlock_1"], pooled, embedding)
+    coarse = attend(p["Attention_0"], res_block(p["ResBlock_1"], pooled, embedding))
     joined = np.concatenate([np.kron(coarse, np.ones((2, 2, 1))), fine], -1)
     h = res_block(p["ResBlock_2"], joined, embedding)
     return convolve(p["Conv_1"], silu(normalise(p["GroupNorm_0"], h)))
@@ -163,6 +172,7 @@ def test_conv_score_has_the_blocks_it_was_asked_for():
     )
     names = shapes["params"].keys()
     assert sum(name.startswith("ResBlock") for name in names) == 3 * 2 + 2 * 2
+    assert sum(name.startswith("Attention") for name in names) == 2
     assert sum(name.startswith("Conv") for name in names) == 2
 
 

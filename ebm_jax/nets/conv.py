@@ -1,8 +1,8 @@
 """A small convolutional U-Net on one image: the raw field of a score network.
 
 It is a light relative of the DDPM U-Net (arXiv:2006.11239): residual blocks with
-group normalisation, the level added inside each block, average pooling down and
-nearest neighbours up, skips by concatenation, no attention.
+group normalisation, the level added inside each block, self-attention after the blocks of the
+lowest resolution, average pooling down and nearest neighbours up, skips by concatenation.
 
 XLA's convolutions run near the machine's peak on CPU too, also in a sampler's scan. Only
 their gradient within a scan does not (jax issue 12868, a hundred times slower): on CPU train
@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ebm_jax.nets.blocks import Attention
 from ebm_jax.nets.mlp import LevelEmbedding
 from ebm_jax.types import Scalar
 
@@ -105,6 +106,8 @@ class ConvScore(nn.Module):
                 h = halve(h)
             for _ in range(self.blocks):
                 h = ResBlock(channels)(h, embedding)
+                if len(skips) == len(self.channels) - 1:
+                    h = Attention(groups=8)(h)
             skips.append(h)
         h = skips.pop()
         for channels in reversed(self.channels[:-1]):
