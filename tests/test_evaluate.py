@@ -1,10 +1,13 @@
 """`experiments.evaluate`: what it writes against the metrics taken by hand."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from benchmarks.metrics_worker import inception_weights
 from ebm_jax import metrics
 from ebm_jax.data import to_unit
 from experiments import evaluate
@@ -131,3 +134,20 @@ def test_without_weights_the_sentence_says_what_to_fetch(files, tmp_path, monkey
     flags = {name: str(path) for name, path in files[0].items()}
     with pytest.raises(RunError, match=r"fetch pt_inception-2015-12-05-6726825d.pth"):
         evaluate.main(out=str(tmp_path / "out.json"), **flags)
+
+
+def test_inception_is_asked_in_batches_and_named_with_its_checksum(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EBM_JAX_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file(inception_weights(), weights)
+    protocol, embed = evaluate.network("inception", str(weights), 4)
+    assert protocol["checksum"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert protocol["weights"] == "other weights"
+    pixels = RNG.integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+    outputs = embed(pixels)
+    expected = metrics.inception_outputs(metrics.load_inception(weights), pixels, batch_size=4)
+    np.testing.assert_array_equal(outputs.features, expected.features)
+    np.testing.assert_array_equal(outputs.logits, expected.logits_unbiased)
+    assert "features 6/6" in capsys.readouterr().out
+    for file in tmp_path.rglob("*.safetensors"):  # of 95 MB
+        file.unlink()

@@ -15,19 +15,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from benchmarks.metrics_worker import inception_weights as random_weights
 from ebm_jax import metrics
 from ebm_jax.metrics import inception as inception_module
 from ebm_jax.metrics import inception_weights
 from ebm_jax.metrics.inception_weights import convert
 from ebm_jax.nets import InceptionOutputs, InceptionV3
 from ebm_jax.nets.inception import average_pool, halve, max_pool, prepare, resize_tf1
-
-LAYER_ENTRIES = {  # of a batch normalisation, and the range to draw each of them from
-    "weight": (0.8, 1.2),
-    "bias": (-0.2, 0.2),
-    "running_mean": (-0.2, 0.2),
-    "running_var": (0.7, 1.3),
-}
 
 
 def shapes():
@@ -37,19 +31,7 @@ def shapes():
 @pytest.fixture(scope="module")
 def state_dict():
     """Random weights in PyTorch's names and order of axes."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "fc.weight": rng.normal(size=(1008, 2048)) / np.sqrt(2048),
-        "fc.bias": rng.normal(size=1008),
-    }
-    for layer, leaves in shapes().items():
-        if layer != "fc":
-            h, w, before, after = leaves["kernel"].shape
-            draw = rng.normal(size=(after, before, h, w)) * np.sqrt(2 / (before * h * w))
-            weights[f"{layer}.conv.weight"] = draw
-            for entry, (low, high) in LAYER_ENTRIES.items():
-                weights[f"{layer}.bn.{entry}"] = rng.uniform(low, high, after)
-    return {name: np.float32(value) for name, value in weights.items()}
+    return random_weights()
 
 
 @pytest.fixture(scope="module")
