@@ -82,7 +82,7 @@ def inception_weights() -> dict[str, np.ndarray]:
         weights[f"{layer}.conv.weight"] = draw
         for entry, (low, high) in NORMALISATION.items():
             weights[f"{layer}.bn.{entry}"] = rng.uniform(low, high, after)
-    return {name: np.float32(value) for name, value in weights.items()}
+    return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
 def job(
