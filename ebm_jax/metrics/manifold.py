@@ -116,9 +116,13 @@ def _radii(rows: Float[Array, "n d"], k: int) -> Float[Array, " n"]:
     """Squared distance of every row to its k-th nearest other row."""
     squares = jnp.sum(rows**2, -1)
 
+    def drop_least(distances: Float[Array, " n"], _: None) -> tuple[Float[Array, " n"], Scalar]:
+        least = jnp.argmin(distances)
+        return distances.at[least].set(jnp.inf), distances[least]
+
     def radius(i: Int[Array, ""]) -> Scalar:
-        distances = _squared_distances(rows[i], rows, squares)
-        return -jax.lax.top_k(-distances.at[i].set(jnp.inf), k)[0][-1]
+        others = _squared_distances(rows[i], rows, squares).at[i].set(jnp.inf)
+        return jax.lax.scan(drop_least, others, None, k)[1][-1]  # top_k sorts: nine times slower
 
     return jax.lax.map(radius, jnp.arange(rows.shape[0]), batch_size=min(BLOCK, rows.shape[0]))
 
