@@ -115,7 +115,8 @@ def test_a_draw_comes_with_its_log_density(shape):
     call = flow(*shape)
     keys = jax.random.split(jax.random.key(3), 200)
     x, log_q = jax.jit(jax.vmap(call("draw_with_log_density")))(keys)
-    np.testing.assert_array_equal(x, jax.jit(jax.vmap(call("draw")))(jax.random.clone(keys)))
+    drawn = jax.jit(jax.vmap(call("draw")))(jax.random.clone(keys))
+    np.testing.assert_allclose(x, drawn, rtol=1e-5, atol=1e-6)  # two programs: round-off
     np.testing.assert_allclose(log_q, jax.jit(jax.vmap(call("log_density")))(x), atol=2e-4)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from benchmarks.metrics_worker import NORMALISATION
 from benchmarks.metrics_worker import inception_weights as random_weights
 from ebm_jax import metrics
 from ebm_jax.metrics import inception as inception_module
@@ -142,7 +143,7 @@ class WrittenOut:
     def conv(self, name, x, stride=1, pad=(0, 0)):
         name = self.block + name
         kernel = self.weights[f"{name}.conv.weight"]
-        gain, bias, mean, var = (self.weights[f"{name}.bn.{entry}"] for entry in LAYER_ENTRIES)
+        gain, bias, mean, var = (self.weights[f"{name}.bn.{entry}"] for entry in NORMALISATION)
         x = np.pad(x, ((pad[0], pad[0]), (pad[1], pad[1]), (0, 0)))
         patches = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], (0, 1))
         y = np.tensordot(patches[::stride, ::stride], kernel, ((2, 3, 4), (1, 2, 3)))
@@ -279,7 +280,7 @@ def test_conversion_folds_every_batch_normalisation_and_ignores_counters(state_d
     counter = {"Mixed_5b.branch1x1.bn.num_batches_tracked": np.int64(7)}
     params = convert(state_dict | counter)["params"]
     layer = "Mixed_6b.branch7x7_2"
-    gain, bias, mean, var = (state_dict[f"{layer}.bn.{entry}"] for entry in LAYER_ENTRIES)
+    gain, bias, mean, var = (state_dict[f"{layer}.bn.{entry}"] for entry in NORMALISATION)
     window = np.random.default_rng(0).normal(size=(1, 7, 128))
     convolved = np.einsum("oihw,hwi->o", state_dict[f"{layer}.conv.weight"], window)
     ours = np.einsum("hwio,hwi->o", params[layer]["kernel"], window) + params[layer]["bias"]
