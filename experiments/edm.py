@@ -33,6 +33,8 @@ from experiments._denoiser import (
 )
 from experiments._run import Run, command
 
+CHURN = {"gamma": 0.4, "churn_min": 0.3, "churn_max": 20.0}
+
 
 def main(
     *,
@@ -48,6 +50,7 @@ def main(
     blocks: int = 2,
     patch: int = 1,
     num_levels: int = 18,
+    churn: bool = False,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     num_samples: int | None = None,
@@ -71,6 +74,8 @@ def main(
         blocks: residual blocks at each resolution.
         patch: side of the squares of pixels that the network sees as one.
         num_levels: noise levels of the sampler; it takes 2 num_levels - 1 evaluations.
+        churn: let every step between levels .3 and 20 first add noise, 1.4 times the level:
+            later steps mend what the network got wrong before; wants some 30 levels.
         sigma_min: lowest noise level of sampler and likelihood; pixels lie in [-1, 1].
         sigma_max: highest.
         num_samples: samples to draw; by default as many as images were held out, at most 1000.
@@ -101,7 +106,8 @@ def main(
     )
     process = noise.edm(sigma_min=sigma_min, sigma_max=sigma_max)
     sigmas = noise.karras(sigma_max, sigma_min, num_levels)
-    solver, like = samplers.edm(process), jnp.zeros(images.pixels.shape[1:])
+    solver = samplers.edm(process, **CHURN) if churn else samplers.edm(process)
+    like = jnp.zeros(images.pixels.shape[1:])
 
     def draw(key: PRNGKey) -> Example:
         return samplers.sample(solver, denoise, key, like, sigmas, final_denoise=True)
