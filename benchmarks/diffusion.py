@@ -19,14 +19,12 @@ Takes about 15 minutes on two cores. Writes a table, and everything as JSON to
 benchmarks/results/. Exit status 1 if an implementation is not the network that it should be.
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.diffusion_worker import IMPLEMENTATIONS, Problem
 
-RESULTS = Path(__file__).parent / "results"
 HEAD = ["problem", "implementation", "ms", "least", "most", "x ebm_jax", "GF/s", "peak %"]
 HEAD += ["compile s", "peak MB", "others %", "law"]
 PROBLEMS = {
@@ -38,34 +36,10 @@ PROBLEMS = {
 
 
 def main() -> None:
-    """Parse the flags, time both on every problem, print the table and write the JSON."""
-    flags = _flags()
-    found = {}
-    for title, problem in PROBLEMS.items():
-        if flags.only in title:
-            found[title] = measure(problem, flags.rounds)
-            print(report({title: found[title]}), flush=True)
-    everything = {"hardware": harness.hardware(), "rounds": flags.rounds, "problems": found}
-    print()
-    print(report(found))
-    print(f"written to {harness.save(flags.out, 'diffusion', everything)}")
-    laws = [r["law"] for by_name in found.values() for r in by_name["results"].values()]
-    if any(law != "right" for law in laws):
-        raise SystemExit("an implementation is not the network that it should be")
-
-
-def _flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds, after one to compile")
-    parser.add_argument("--only", default="", help="only problems whose title contains this")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
-    flags = parser.parse_args()
-    if flags.rounds < 1:
-        parser.error(f"--rounds is {flags.rounds}: give at least 1")
-    if not any(flags.only in title for title in PROBLEMS):
-        parser.error(f"--only is {flags.only!r}: give a part of one of {list(PROBLEMS)}")
-    return flags
+    """Time both on every problem, print the table and write the JSON."""
+    problems = {title: partial(measure, problem) for title, problem in PROBLEMS.items()}
+    wrong = "an implementation is not the network that it should be"
+    harness.run("diffusion", __doc__, problems, report, rounds=5, wrong=wrong)
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, Any]:

@@ -12,18 +12,20 @@ processes took of the machine meanwhile is measured too: busy time of all proces
 the worker's own, over the time of all processors (Linux only).
 """
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+RESULTS = Path(__file__).parent / "results"
 LEAST_SECONDS = 0.5  # of a timed round: the clock of processor time ticks at 10 ms
 
 
@@ -130,6 +132,54 @@ def measure(
     for worker in workers.values():
         worker.close()
     return {name: (found, workers[name].hello["versions"]) for name, found in answers.items()}
+
+
+def run(
+    name: str,
+    about: str | None,
+    problems: Mapping[str, Callable[[int], dict[str, Any]]],
+    report: Callable[[dict[str, dict[str, Any]]], str],
+    *,
+    rounds: int,
+    wrong: str,
+) -> None:
+    """The command of a benchmark: its flags, every problem, the table and the JSON.
+
+    Args:
+        name: of the module, and of the JSON file.
+        about: for --help.
+        problems: by title, what measures one in a number of rounds.
+        report: the table of what that returned, by title.
+        rounds: unless --rounds says another number.
+        wrong: what to end with when the law of an implementation is not "right".
+    """
+    flags = _flags(name, about, list(problems), rounds)
+    found = {}
+    for title, measure_problem in problems.items():
+        if flags.only in title:
+            found[title] = measure_problem(flags.rounds)
+            print(report({title: found[title]}), flush=True)
+    everything = {"hardware": hardware(), "rounds": flags.rounds, "problems": found}
+    print()
+    print(report(found))
+    print(f"written to {save(flags.out, name, everything)}")
+    laws = [r["law"] for by_name in found.values() for r in by_name["results"].values()]
+    if any(law != "right" for law in laws):
+        raise SystemExit(wrong)
+
+
+def _flags(name: str, about: str | None, titles: list[str], rounds: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds, after a first")
+    parser.add_argument("--only", default="", help="only problems whose title contains this")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    flags = parser.parse_args()
+    if flags.rounds < 1:
+        parser.error(f"--rounds is {flags.rounds}: give at least 1")
+    if not any(flags.only in title for title in titles):
+        parser.error(f"--only is {flags.only!r}: give a part of one of {titles}")
+    return flags
 
 
 def summary(rounds: list[dict[str, Any]], law: str) -> dict[str, Any]:

@@ -20,14 +20,12 @@ Takes about 15 minutes on two cores, most of them scipy's. Writes a table, and e
 as JSON to benchmarks/results/. Exit status 1 if two numbers do not agree.
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.metrics_worker import Problem
 
-RESULTS = Path(__file__).parent / "results"
 HEAD = ["problem", "implementation", "seconds", "least", "most", "x ebm_jax", "differs"]
 HEAD += ["first +s", "peak MB", "others %", "law"]
 WORKER = "benchmarks.metrics_worker"
@@ -43,34 +41,10 @@ PROBLEMS: dict[str, tuple[Problem, tuple[str, ...]]] = {
 
 
 def main() -> None:
-    """Parse the flags, time every problem, print the table and write the JSON."""
-    flags = _flags()
-    found = {}
-    for title in PROBLEMS:
-        if flags.only in title:
-            found[title] = measure(*PROBLEMS[title], flags.rounds)
-            print(report({title: found[title]}), flush=True)
-    everything = {"hardware": harness.hardware(), "rounds": flags.rounds, "problems": found}
-    print()
-    print(report(found))
-    print(f"written to {harness.save(flags.out, 'metrics', everything)}")
-    laws = [r["law"] for by_name in found.values() for r in by_name["results"].values()]
-    if any(law != "right" for law in laws):
-        raise SystemExit("two implementations of one figure do not agree")
-
-
-def _flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after a first one")
-    parser.add_argument("--only", default="", help="only problems whose title contains this")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
-    flags = parser.parse_args()
-    if flags.rounds < 1:
-        parser.error(f"--rounds is {flags.rounds}: give at least 1")
-    if not any(flags.only in title for title in PROBLEMS):
-        parser.error(f"--only is {flags.only!r}: give a part of one of {list(PROBLEMS)}")
-    return flags
+    """Time every problem, print the table and write the JSON."""
+    problems = {title: partial(measure, *args) for title, args in PROBLEMS.items()}
+    wrong = "two implementations of one figure do not agree"
+    harness.run("metrics", __doc__, problems, report, rounds=3, wrong=wrong)
 
 
 def measure(problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, Any]:

@@ -39,7 +39,6 @@ from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 from experiments._run import Run, RunError, command, progress, say
 from experiments._train import past_roll_backs, train
 
-SHOWN = 100  # samples in the grid
 CHUNK = 200  # chains in one compiled call
 DENOISED = 1000  # images, held out and of training, that are denoised
 ROLL_BACKS = 3
@@ -333,20 +332,12 @@ def report(
 
     rejected = np.concatenate([to_uint8(images[:16]) for images in others.values()])
     sections = {
-        "Samples, and held-out images": page.beside(
-            page.picture(
-                run,
-                "samples",
-                page.image_grid(samples[:SHOWN], 10),
-                f"The first samples, none chosen: {run.config['sample_steps']} Langevin steps "
-                "from uniform noise.",
-            ),
-            page.picture(
-                run,
-                "held_out",
-                page.image_grid(held_out[:SHOWN], 10),
-                "The first held-out images.",
-            ),
+        "Samples, and held-out images": page.samples_beside(
+            run,
+            samples,
+            held_out,
+            f"The first samples, none chosen: {run.config['sample_steps']} Langevin steps from "
+            "uniform noise.",
         ),
         "Denoising": page.picture(
             run,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from ebm_jax.data.named import INFO, PARSERS, prepare, read_named, read_prepared
+from ebm_jax.data.named import INFO, PARSERS, prepare, read_prepared
 from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
 
 NAMES = tuple(PARSERS)
@@ -121,7 +121,7 @@ def batch_indices(
 
 def _read(path: str | os.PathLike[str]) -> tuple[Images, Images | None]:
     if path in NAMES:
-        return read_named(str(path))
+        return read_prepared(prepare(str(path)))
     prepared = os.path.exists(os.path.join(path, INFO))
     return read_prepared(Path(path)) if prepared else read(path)
 

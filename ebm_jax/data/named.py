@@ -84,15 +84,6 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     return folder
 
 
-def read_named(name: str) -> tuple[Images, Images | None]:
-    """The training and test images of a set by name, prepared at the first use.
-
-    Raises:
-        DataError: as `prepare` and `read_prepared`.
-    """
-    return read_prepared(prepare(name))
-
-
 def read_prepared(folder: Path) -> tuple[Images, Images | None]:
     """Training and test images of any set of images that tensorflow-datasets prepared.
 

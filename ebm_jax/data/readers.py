@@ -131,6 +131,7 @@ def _read_mnist(path: Path) -> Images:
 
 
 def read_idx(path: Path) -> np.ndarray:
+    """The uint8 array in an idx file, gzipped or not."""
     with _reading(path):
         data = path.read_bytes()
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
