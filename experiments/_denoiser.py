@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, PyTree, UInt8
 
 from ebm_jax import evidence, losses, noise, samplers
-from ebm_jax.data import Images, batch_indices, to_uint8, to_unit
+from ebm_jax.data import Images, Rows, batch_indices, to_uint8, to_unit
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes.published import log_normal_level
@@ -105,7 +105,7 @@ def train_denoiser(
 
 def levelled_batches(
     pixels: np.ndarray, level: Callable[[Scalar], Scalar], batch_size: int, seed: int
-) -> Callable[[int, int], tuple[np.ndarray, Array]]:
+) -> Callable[[int, int], tuple[Rows, Array]]:
     """The `batches` of `train`: images, and noise levels evenly spread over each batch."""
 
     @jax.jit
@@ -115,9 +115,9 @@ def levelled_batches(
         u = jax.vmap(partial(noise.draw_low_discrepancy, batch_size=batch_size))(keys)
         return jax.vmap(jax.vmap(level))(u)
 
-    def batches(first: int, count: int) -> tuple[np.ndarray, Array]:
+    def batches(first: int, count: int) -> tuple[Rows, Array]:
         index = batch_indices(seed, first, count, len(pixels), batch_size)
-        return pixels[index], draw_levels(first + jnp.arange(count))
+        return Rows(pixels, index), draw_levels(first + jnp.arange(count))
 
     return batches
 

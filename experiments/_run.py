@@ -2,15 +2,20 @@
 
 A run owns one folder: config.json, metrics.csv, samples.npz, figures, checkpoints/,
 results.json and report.html. The same command again resumes it or says that it is done.
+
+Among several processes, all run the same script, the first alone owns the folder and speaks;
+the others have a copy of its files that nobody sees, and share its checkpoints.
 """
 
 import csv
 import json
-import sys
+import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -20,25 +25,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ebm_jax.checkpoints import CheckpointError
 from ebm_jax.data import DataError
-from ebm_jax.sharding import use_all_cores
+from ebm_jax.processes import JoinError, is_first, wait_for_all
 from ebm_jax.training import TrainingDiverged
+from experiments._machine import MACHINE, RunError, end, on_machine
 
+RESUME = "the same command resumes"
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
 
-class RunError(Exception):
-    """A run cannot go on; the message is a sentence for people."""
+class Stopped(Exception):
+    """A run was asked to end, and has saved what it had."""
 
 
 def command(main: Callable[..., None]) -> None:
     """Run an experiment's `main` with flags from its signature; a failure is a sentence."""
     try:
-        use_all_cores()
-        tyro.cli(main)
-    except (RunError, DataError, CheckpointError, TrainingDiverged) as error:
-        sys.exit(f"error: {error}")
+        tyro.cli(on_machine(main))
+    except Stopped as stop:
+        end(str(stop), 143)  # as of a process that SIGTERM killed
+    except (RunError, DataError, CheckpointError, JoinError, TrainingDiverged) as error:
+        end(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped: the same command resumes from the last checkpoint")
+        end(f"\nstopped: {RESUME} from the last checkpoint")
+    except Exception:
+        end(traceback.format_exc())
 
 
 class Run:
@@ -56,6 +66,8 @@ class Run:
 
     def __init__(self, experiment: str, out: str, config: dict[str, Any]) -> None:
         self.folder = Path(out or f"runs/{experiment}")
+        self.checkpoints = self.folder / "checkpoints"
+        self._writer: Any = None
         self.config = {"experiment": experiment, **json.loads(json.dumps(config))}
         self.seconds: dict[str, float] = {"compile": 0.0}
         for name, value in config.items():
@@ -72,14 +84,11 @@ class Run:
 
     def _claim(self) -> None:
         path = self.folder / "config.json"
-        if not path.exists():
-            if self.folder.is_dir() and any(self.folder.iterdir()):
-                raise RunError(
-                    f"{self.folder} is not empty and holds no run: give another folder by --out."
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.config, indent=2))
-        there = json.loads(path.read_text())
+        if not path.exists() and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise RunError(
+                f"{self.folder} is not empty and holds no run: give another folder by --out."
+            )
+        there = json.loads(path.read_text()) if path.exists() else self.config
         names = sorted({n for n in {*there, *self.config} if there.get(n) != self.config.get(n)})
         if names:
             changes = "; ".join(
@@ -89,6 +98,24 @@ class Run:
                 f"{self.folder} holds a run of another configuration ({changes}): "
                 "give the same flags, or another folder by --out."
             )
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.config, indent=2))
+        wait_for_all("the run's folder")
+        if not is_first():
+            self._work_on_a_copy()
+        wait_for_all("copies of the run's folder")
+
+    def _work_on_a_copy(self) -> None:
+        if not (self.folder / "config.json").exists():
+            raise RunError(
+                f"the first process made {self.folder}, which this one does not see: give a "
+                "folder by --out on a file system that all processes share."
+            )
+        self._scratch = TemporaryDirectory(prefix="ebm_jax")
+        for file in filter(Path.is_file, self.folder.iterdir()):
+            shutil.copy(file, self._scratch.name)
+        self.folder = Path(self._scratch.name)
 
     def _on_event(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -139,11 +166,24 @@ class Run:
             if is_new:
                 writer.writeheader()
             writer.writerow(row)
+        if MACHINE.get().tensorboard and is_first():
+            self._add_to_tensorboard(row)
+
+    def _add_to_tensorboard(self, row: dict[str, Any]) -> None:
+        from tensorboardX import SummaryWriter
+
+        if self._writer is None:
+            folder, step = self.folder / "tensorboard", row["step"]
+            self._writer = SummaryWriter(str(folder), purge_step=step, flush_secs=10)
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, row["step"])
 
 
 def say(line: str) -> None:
-    """Print a line for people."""
-    print(line, flush=True)
+    """Print a line for people, once for all processes."""
+    if is_first():
+        print(line, flush=True)
 
 
 def say_results(results: dict[str, float]) -> None:
@@ -169,7 +209,8 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., No
         TextColumn("{task.fields[note]}"),
     )
     console = Console()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    shown = console.is_terminal and is_first()
+    with Progress(*columns, console=console, disable=not shown) as bar:
         task = bar.add_task(label, total=total, completed=done, rate="", note="")
 
         def advance(count: int, note: str = "") -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,18 @@ from jaxtyping import Array, PyTree
 from ebm_jax.averaging import Decay
 from ebm_jax.checkpoints import Checkpoints
 from ebm_jax.noise import example_keys
-from ebm_jax.sharding import data_mesh, replicate, split
+from ebm_jax.processes import first_says, heed_sigterm
+from ebm_jax.sharding import (
+    Mesh,
+    data_mesh,
+    fetch,
+    gather,
+    memory_plan,
+    place_parameters,
+    replicate,
+    split,
+    split_or_copy,
+)
 from ebm_jax.training import (
     Loss,
     Prepare,
@@ -24,9 +36,14 @@ from ebm_jax.training import (
     make_step,
 )
 from ebm_jax.types import Example, PRNGKey
-from experiments._run import Run, RunError, progress, say
+from experiments._machine import MACHINE
+from experiments._run import RESUME, Run, RunError, Stopped, progress, say
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+LESS_MEMORY = (
+    "--accumulate 2 takes a batch in two parts, --mesh fsdp=N splits parameters over N devices, "
+    "--remat and --bfloat16 (where the experiment has them) keep less of the network's insides"
+)
 
 
 def train(
@@ -71,35 +88,92 @@ def train(
     Raises:
         RunError: if training diverged once too often; it names the last good checkpoint.
     """
-    mesh = data_mesh(batch_size)
-    state = replicate(init_state(params, optimizer, jax.random.key(seed), memory), mesh)
+    machine, mesh = MACHINE.get(), mesh_for(batch_size)
+    state = placed(init_state(params, optimizer, jax.random.key(seed), memory), mesh)
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
-    step = make_step(loss, optimizer, ema_decay=ema_decay, prepare=prepare)
-    fit_from = partial(
-        fit,
-        step,
-        batches=lambda first, count: split(batches(first, count), mesh, axis=1),
-        num_steps=num_steps,
-        steps_per_call=steps_per_call,
-        one_scan=one_scan,
+    step = make_step(
+        _of_whole(loss, mesh),
+        optimizer,
+        ema_decay=ema_decay,
+        prepare=prepare and _of_whole(prepare, mesh),
+        accumulate=machine.accumulate,
     )
-    with Checkpoints(run.folder / "checkpoints") as checkpoints, run.clock("train"):
+    with (
+        Checkpoints(run.checkpoints) as checkpoints,
+        heed_sigterm() as termination,
+        machine.profiler(run.folder / "profile", steps_per_call if one_scan else 1) as look,
+        run.clock("train"),
+    ):
+
+        def watch(step: int) -> bool:
+            look(step)
+            return termination.asked(step)
+
+        fit_from = partial(
+            fit,
+            step,
+            batches=lambda first, count: split(batches(first, count), mesh, axis=1),
+            num_steps=num_steps,
+            steps_per_call=steps_per_call,
+            one_scan=one_scan,
+            watch=watch,
+            announce=say_memory,
+        )
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(like)
+            say(f"resumed from step {int(state.step)}")
         elif roll_backs:
             checkpoints.save(0, state)
+        look(int(state.step))
         while True:
             past = len(past_roll_backs(run))
             if past:
                 key = jax.random.fold_in(jax.random.key(seed), past)
                 state = state._replace(key=replicate(key, mesh))
             try:
-                return _follow(run, fit_from, state, checkpoints, num_steps, evaluate)
+                state = _follow(run, fit_from, state, checkpoints, num_steps, evaluate)
+                whole = fetch((state.params, state.ema, state.memory))
+                return state._replace(params=whole[0], ema=whole[1], memory=whole[2])
             except TrainingDiverged as error:
                 _note_roll_back(run, error, checkpoints.latest_step, roll_backs)
                 state = checkpoints.restore(like)
+
+
+def mesh_for(batch_size: int) -> Mesh:
+    """`data_mesh`, and the RunError of a batch that cannot be divided as the flags say."""
+    parts = MACHINE.get().accumulate
+    if batch_size % parts:
+        raise RunError(f"--accumulate got {parts} for a batch of {batch_size}: it must divide it.")
+    try:
+        return data_mesh(batch_size)
+    except ValueError as error:
+        raise RunError(f"--mesh: {error}") from error
+
+
+def placed(state: TrainState, mesh: Mesh) -> TrainState:
+    """Parameters and what has their shapes in parts, chains split, the rest everywhere."""
+    parameters = place_parameters(state._replace(memory=()), mesh)
+    return parameters._replace(memory=split_or_copy(state.memory, mesh))
+
+
+def _of_whole(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """fn(params, ...) of parameters that may be in parts."""
+
+    def of_parts(params: PyTree, *args: Any) -> Any:
+        return fn(gather(params, mesh), *args)
+
+    return of_parts
+
+
+def say_memory(compiled: jax.stages.Compiled) -> None:
+    """Say what a step takes of a device's memory, and what to do where that is too much."""
+    plan = memory_plan(compiled)
+    of = f"{plan.peak / 2**30:.2f} of {plan.available / 2**30:.1f} GiB"
+    say(f"memory of a device: {of} at the peak of a step, {plan.arguments / 2**30:.2f} before it")
+    if plan.peak > plan.available:
+        say(f"that is more than there is: {LESS_MEMORY}")
 
 
 def _follow(
@@ -115,18 +189,34 @@ def _follow(
     run.keep_rows_until(done)
     with progress("train", num_steps, done) as advance:
         saved = start = time.perf_counter()
-        for state, metrics in fit_from(state):  # noqa: B020
+        for state, metrics in _without_memory_errors(fit_from(state)):  # noqa: B020
             now = time.perf_counter()
             step, count = int(state.step), len(metrics["loss"])
             means = {name: float(np.mean(values)) for name, values in metrics.items()}
             counts = {"steps_per_second": count / (now - start), "roll_backs": past}
-            run.add_row({"step": step, **means, **counts, **evaluate(state.ema)})
+            run.add_row({"step": step, **means, **counts, **evaluate(fetch(state.ema))})
             advance(count, f"loss {means['loss']:.4f}")
-            if step == num_steps or now - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            if step == num_steps or first_says(now - saved > SECONDS_BETWEEN_CHECKPOINTS):
                 checkpoints.save(step, state)
                 saved = now
             start = time.perf_counter()
+    if int(state.step) < num_steps:
+        if checkpoints.latest_step != int(state.step):
+            checkpoints.save(int(state.step), state)
+        raise Stopped(f"stopped at step {int(state.step)}, which is saved: {RESUME}")
     return state
+
+
+def _without_memory_errors(
+    calls: Iterator[tuple[TrainState, dict[str, np.ndarray]]],
+) -> Iterator[tuple[TrainState, dict[str, np.ndarray]]]:
+    """The same, with a RunError that says what to do where a device's memory is full."""
+    try:
+        yield from calls
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(f"a step does not fit into a device's memory: {LESS_MEMORY}.") from error
 
 
 def past_roll_backs(run: Run) -> list[str]:

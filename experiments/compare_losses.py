@@ -32,7 +32,7 @@ from ebm_jax import evidence, losses, metrics, targets
 from ebm_jax.calculus import score_from_energy
 from ebm_jax.nets import EnergyMLP
 from ebm_jax.noise import example_keys
-from ebm_jax.sharding import spread
+from ebm_jax.sharding import data_mesh, spread
 from ebm_jax.training import TrainState, init_state, make_step
 from ebm_jax.types import Scalar
 from experiments._methods import METHODS, TRUE_SCORE, Method, Problem, Setup
@@ -95,7 +95,7 @@ def main(
                 figures, log_p = judge({"energy": ema["energy"]}, jnp.arange(num_seeds))
                 row = summary(figures)
                 np.savez_compressed(run.folder / f"{law}-{file_name(name)}.npz", log_p=log_p[0])
-                alone = round(seconds * jax.device_count() / num_seeds, 2)
+                alone = round(seconds * data_mesh().size / num_seeds, 2)
                 cell = {"step": len(run.rows()) + 1, "data": law, "loss": name, "seconds": alone}
                 run.add_row({**cell, **row})
                 advance(1, f"{name}: KL {row['KL']:.4f}")

@@ -28,7 +28,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, metrics, recipes
-from ebm_jax.data import batch_indices, load_split, to_uint8, to_unit
+from ebm_jax.data import Rows, batch_indices, load_split, to_uint8, to_unit
 from ebm_jax.nets import ConvEnergy
 from ebm_jax.noise import example_keys
 from ebm_jax.recipes import ChainRecipe, chain_kernel
@@ -119,8 +119,8 @@ def main(
         penalty = losses.squared_energies(energy_fn, *pair)
         return losses.contrastive_divergence(energy_fn, *pair) + recipe.energy_penalty * penalty
 
-    def batches(first: int, count: int) -> np.ndarray:
-        return x[batch_indices(seed, first, count, len(x), recipe.batch_size)]
+    def batches(first: int, count: int) -> Rows:
+        return Rows(x, batch_indices(seed, first, count, len(x), recipe.batch_size))
 
     keys = example_keys(jax.random.key(seed + 1), jnp.arange(recipe.buffer_size or len(x)))
     state = train(

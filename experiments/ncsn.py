@@ -24,7 +24,7 @@ from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, noise
 from ebm_jax.calculus import score_from_denoiser
-from ebm_jax.data import Images, batch_indices, load_split, to_uint8, to_unit
+from ebm_jax.data import Images, Rows, batch_indices, load_split, to_uint8, to_unit
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.samplers import annealed_langevin_path
 from ebm_jax.sharding import spread
@@ -103,9 +103,9 @@ def main(
         times = jax.vmap(partial(noise.draw_low_discrepancy, batch_size=batch_size))(keys)
         return sigmas[(times * num_levels).astype(int)]
 
-    def batches(first: int, count: int) -> tuple[np.ndarray, Array]:
+    def batches(first: int, count: int) -> tuple[Rows, Array]:
         index = batch_indices(seed, first, count, len(x), batch_size)
-        return x[index], draw_levels(first + jnp.arange(count))
+        return Rows(x, index), draw_levels(first + jnp.arange(count))
 
     state = train(
         run,

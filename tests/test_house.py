@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
-    ("checks", "sharding"),
+    ("checks", "sharding", "processes"),
     ("averaging", "calculus", "composition", "noise", "targets", "nets", "data"),
     ("losses", "samplers"),
     ("evidence", "metrics", "recipes", "training", "checkpoints"),
@@ -49,6 +49,20 @@ def test_dependencies_stay_in_their_rooms(file):
     assert "flax" not in used or place(file) == "nets"
     assert "optax" not in used or place(file) == "training"
     assert "orbax" not in used or place(file) == "checkpoints"
+
+
+DEVICES = {"devices", "local_devices", "device_put", "NamedSharding", "PartitionSpec", "shard_map"}
+DEVICES |= {"make_mesh", "set_mesh", "pmap", "device_count", "with_sharding_constraint"}
+
+
+@pytest.mark.parametrize(
+    "file", [*FILES, *(ROOT / "experiments").glob("*.py")], ids=lambda file: file.stem
+)
+def test_sharding_alone_names_devices(file):
+    tree = ast.walk(ast.parse(file.read_text()))
+    used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    used |= {name.rpartition(".")[2] for name in imported(file)}
+    assert file.parent.name == "sharding" or not used & DEVICES
 
 
 @each_file

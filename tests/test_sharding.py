@@ -10,7 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax.sharding import data_mesh, replicate, split, spread
+from ebm_jax.data import Rows
+from ebm_jax.sharding import (
+    data_mesh,
+    fetch,
+    gather,
+    make_mesh,
+    memory_plan,
+    mesh_shape,
+    partition,
+    place_parameters,
+    replicate,
+    split,
+    split_or_copy,
+    spread,
+    use_mesh,
+)
 
 
 def shards(array):
@@ -97,3 +112,161 @@ def test_every_core_that_the_process_may_use_is_a_device():
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_number_of_devices_that_was_chosen_is_kept(number):
     assert device_count(os.sched_getaffinity(0), JAX_NUM_CPU_DEVICES=str(number)) == number
+
+
+# ---- meshes of two axes
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("data=4,fsdp=2", {"data": 4, "fsdp": 2}),
+        ("fsdp=2, data=3", {"data": 3, "fsdp": 2}),
+        ("fsdp=8", {"data": 1, "fsdp": 8}),
+        ("data=1", {"data": 1}),
+    ],
+)
+def test_a_mesh_is_read_from_text(text, shape):
+    assert mesh_shape(text) == shape
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "data", "data=", "data=0", "data=-2", "data=2.0", "model=2", "data=2,data=4"]
+)
+def test_text_that_is_no_mesh_is_refused(text):
+    with pytest.raises(ValueError, match="such as data=4,fsdp=2"):
+        mesh_shape(text)
+
+
+@pytest.mark.parametrize("shape", [{"data": 4}, {"data": 16}, {"data": 3, "fsdp": 2}])
+def test_the_context_mesh_takes_all_devices_or_is_refused(shape):
+    with pytest.raises(ValueError, match="8 devices in 1 processes"):
+        use_mesh(shape)
+    assert jax.sharding.get_mesh().empty
+
+
+def test_more_devices_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="8 devices"):
+        make_mesh({"data": 3, "fsdp": 3})
+
+
+def test_the_context_mesh_is_the_data_mesh_and_must_divide_the_batch():
+    mesh = make_mesh({"data": 4, "fsdp": 2})
+    with jax.set_mesh(mesh):
+        assert data_mesh() == data_mesh(16) == mesh
+        with pytest.raises(ValueError, match="batch of 12 for 8 devices"):
+            data_mesh(12)
+    assert data_mesh() != mesh
+
+
+def test_examples_are_split_over_both_axes():
+    x = jnp.arange(16)
+    for i, piece in shards(split(x, make_mesh({"data": 4, "fsdp": 2}))).items():
+        np.testing.assert_array_equal(piece, x[2 * i : 2 * i + 2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ((3, 3, 8, 16), (3, 3, 8, 4)),  # the longest axis
+        ((16, 8), (4, 8)),
+        ((8, 8), (8, 2)),  # the last of equals
+        ((18, 8), (18, 2)),  # the longest does not divide
+        ((4,), (1,)),
+        ((6, 3), (6, 3)),  # none divides: copied
+        ((), ()),
+    ],
+)
+def test_a_parameter_is_split_along_its_longest_axis_that_divides(shape, part):
+    x = jnp.arange(np.prod(shape, dtype=int)).reshape(shape)
+    placed = place_parameters(x, make_mesh({"data": 2, "fsdp": 4}))
+    pieces = shards(placed)
+    assert {piece.shape for piece in pieces.values()} == {part}
+    assert len({piece.tobytes() for piece in pieces.values()}) == x.size // np.prod(part, dtype=int)
+    np.testing.assert_array_equal(placed, x)
+
+
+def test_data_parallel_parameters_are_copied():
+    assert partition((8, 8), make_mesh({"data": 8})).is_fully_replicated
+
+
+def test_gathered_parameters_are_whole_and_their_gradient_is_in_parts():
+    """sum_i (w . x_i) has the gradient sum_i x_i: from examples on 8 devices, in parts of 4."""
+    mesh = make_mesh({"data": 2, "fsdp": 4})
+    w = place_parameters(jnp.arange(12.0), mesh)
+    x = split(np.arange(16.0 * 12).reshape(16, 12).astype(np.float32), mesh)
+
+    @jax.jit
+    def value_and_grad(w, x):
+        def loss(w):
+            return jnp.sum(x @ gather({"w": w}, mesh)["w"])
+
+        return gather(w, mesh), *jax.value_and_grad(loss)(w)
+
+    whole, value, grad = value_and_grad(w, x)
+    assert whole.is_fully_replicated
+    assert {piece.shape for piece in shards(grad).values()} == {(3,)}
+    np.testing.assert_allclose(grad, np.asarray(x).sum(0))
+    np.testing.assert_allclose(value, np.asarray(x).sum(0) @ np.arange(12.0))
+
+
+def test_chains_are_split_where_their_number_divides_and_else_copied():
+    placed = split_or_copy((jnp.zeros((16, 3)), jnp.zeros(6), jnp.int32(0)), data_mesh())
+    assert [leaf.is_fully_replicated for leaf in placed] == [False, True, True]
+
+
+def test_fetched_arrays_are_whole():
+    mesh = make_mesh({"fsdp": 8})
+    tree = {"a": jnp.arange(16.0), "b": jnp.float32(3)}
+    back = fetch(place_parameters(tree, mesh))
+    np.testing.assert_array_equal(back["a"], np.arange(16.0))
+    assert back["b"] == 3
+
+
+# ---- reading only what is one's own
+
+
+class Recorded:
+    """An array that notes which of its examples were read."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.read = values, values.shape, values.dtype, []
+
+    def __getitem__(self, index):
+        self.read += np.ravel(index).tolist()
+        return self.values[index]
+
+
+def test_rows_are_the_indexed_array_and_read_no_more_than_is_asked_for():
+    source = Recorded(np.random.default_rng(0).normal(size=(20, 3, 2)).astype(np.float32))
+    index = np.random.default_rng(1).integers(0, 20, (4, 8))
+    rows = Rows(source, index)
+    assert (rows.shape, rows.dtype) == ((4, 8, 3, 2), np.float32)
+    for key in [np.s_[1:3], np.s_[:, 2:5], np.s_[1, 2:5], np.s_[:2, :, 1:], np.s_[3, 4, 0]]:
+        source.read = []
+        np.testing.assert_array_equal(rows[key], source.values[index][key])
+        asked = index[key[:2] if isinstance(key, tuple) else key]
+        assert sorted(source.read) == sorted(np.ravel(asked).tolist())
+    np.testing.assert_array_equal(np.asarray(rows), source.values[index])
+
+
+def test_split_reads_rows_once_for_the_device_that_holds_them():
+    source = Recorded(np.arange(100.0, dtype=np.float32))
+    index = np.random.default_rng(1).permutation(100)[:32].reshape(2, 16)
+    placed = split(Rows(source, index), data_mesh(), axis=1)
+    np.testing.assert_array_equal(placed, index)
+    assert sorted(source.read) == sorted(index.ravel().tolist())
+    for i, piece in shards(placed).items():
+        np.testing.assert_array_equal(piece, index[:, 2 * i : 2 * i + 2])
+
+
+# ---- memory
+
+
+def test_the_plan_counts_arguments_of_one_device_and_what_a_product_adds():
+    """Parts of 4096 x 1024 floats over 8 devices are 2 MiB each; x x^T of a part is 1 MiB."""
+    x = split(np.zeros((4096, 1024), np.float32), data_mesh())
+    plan = memory_plan(jax.jit(lambda x: x @ x[:512].T).lower(x).compile())
+    assert plan.arguments == 2 * 2**20
+    assert plan.peak >= plan.arguments + 2**20
+    assert plan.available > 2**30 / 8

@@ -19,6 +19,7 @@ from jaxtyping import Int32
 
 from ebm_jax.data.named import INFO, PARSERS, prepare, read_prepared
 from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
+from ebm_jax.data.rows import Rows
 
 NAMES = tuple(PARSERS)
 
@@ -26,6 +27,7 @@ __all__ = [
     "NAMES",
     "DataError",
     "Images",
+    "Rows",
     "batch_indices",
     "load",
     "load_split",

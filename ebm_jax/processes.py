@@ -1,0 +1,130 @@
+"""Many processes that run one program: joining them, agreeing, and ending together.
+
+Every process runs the same script on the devices of all (`jax.distributed`). The first one
+alone writes reports. When one dies the others end too, after `HEARTBEAT` seconds at the most:
+nothing is mended while a job runs, it starts anew from its last checkpoint.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
+
+
+class JoinError(RuntimeError):
+    """Processes could not be joined; the message is a sentence for people."""
+
+
+def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> int:
+    """Join the other processes of this job, if it has any; before any computation.
+
+    A job that SLURM or Open MPI started, or one on Cloud TPU, says by itself how many it has;
+    elsewhere all three arguments are needed.
+
+    Args:
+        coordinator: host:port of the first process.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
+
+    Returns:
+        The number of processes.
+
+    Raises:
+        JoinError: if some of the three are missing or do not fit, or the others do not come.
+    """
+    given = (bool(coordinator), num_processes > 0, process_id >= 0)
+    if (any(given) and not all(given)) or (given[2] and process_id >= num_processes):
+        raise JoinError(
+            f"{coordinator=}, {num_processes=}, {process_id=}: give all three, host:port of the "
+            "first process, their number, and this one's from 0 up to below that."
+        )
+    if all(given):
+        _initialize(coordinator, num_processes, process_id)
+        return num_processes
+    if not started_by_a_cluster():
+        return 1
+    _initialize()
+    return num_in_cluster()
+
+
+def started_by_a_cluster() -> bool:
+    """Whether the environment tells of other processes of this job, or of TPU hosts."""
+    on_tpu = find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
+    return num_in_cluster() > 1 or on_tpu
+
+
+def num_in_cluster() -> int:
+    """How many processes SLURM (`srun`) or Open MPI (`mpirun`) say that they started."""
+    in_step = "SLURM_PROCID" in os.environ
+    slurm = os.environ.get("SLURM_NTASKS", "1") if in_step else "1"
+    return max(int(slurm), int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
+
+
+def _initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    except (RuntimeError, ValueError) as error:
+        raise JoinError(f"the processes of this job cannot be joined: {error}") from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes reports; true where it is the only one."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Return when every process has called this with the same name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def first_says(answer: bool) -> bool:
+    """The answer of the first process, in every process: for what clocks and disks decide."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+
+
+class Termination:
+    """Whether SIGTERM has come: `asked` is true in every process after the same step."""
+
+    def __init__(self) -> None:
+        self.came = threading.Event()
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop after this step; all processes ask after every one."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.came.is_set()
+
+
+@contextmanager
+def heed_sigterm() -> Iterator[Termination]:
+    """Within it SIGTERM does not kill, and is noted.
+
+    Among several processes JAX notes it, from the joining on. Only a program's main thread
+    can heed signals: elsewhere SIGTERM keeps its meaning.
+    """
+    termination = Termination()
+    if threading.current_thread() is not threading.main_thread():
+        yield termination
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: termination.came.set())
+    try:
+        yield termination
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,55 @@
+"""Placement: the only package that names a device.
+
+A mesh has an axis "data" and may have an axis "fsdp". Batches, chains and replay buffers are
+split over both, so that every device works on examples of its own. Parameters, their average
+and the optimiser's state are copied along "data" and split along "fsdp", each array along its
+longest axis that divides: at rest a device holds a part of them, and `gather` brings an array
+together where a loss wants it (ZeRO stage 3, arXiv:1910.02054). The program is the same on any
+mesh, and so are its numbers, to round-off.
+
+`use_mesh` sets JAX's own context mesh (`jax.set_mesh`), which `data_mesh` then returns. Without
+one, `data_mesh` takes the devices at hand.
+"""
+
+from jax.sharding import Mesh
+
+from ebm_jax.sharding.mesh import (
+    MemoryPlan,
+    data_mesh,
+    make_mesh,
+    memory_plan,
+    mesh_shape,
+    size,
+    use_all_cores,
+    use_mesh,
+)
+from ebm_jax.sharding.placement import (
+    fetch,
+    gather,
+    partition,
+    place_parameters,
+    replicate,
+    split,
+    split_or_copy,
+    spread,
+)
+
+__all__ = [
+    "MemoryPlan",
+    "Mesh",
+    "data_mesh",
+    "fetch",
+    "gather",
+    "make_mesh",
+    "memory_plan",
+    "mesh_shape",
+    "partition",
+    "place_parameters",
+    "replicate",
+    "size",
+    "split",
+    "split_or_copy",
+    "spread",
+    "use_all_cores",
+    "use_mesh",
+]

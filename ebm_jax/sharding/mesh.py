@@ -1,0 +1,119 @@
+"""Devices, meshes of them, and the memory that they have."""
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp")
+
+
+def use_all_cores(num_devices: int | None = None) -> None:
+    """Simulate devices on CPU, one a core by default, so that a run on CPU uses every core.
+
+    Call it before the first computation. It changes nothing where there is an
+    accelerator, nor where `JAX_NUM_CPU_DEVICES` or an earlier setting chose a number.
+    """
+    if jax.config.values["jax_num_cpu_devices"] < 1:
+        count = num_devices or len(os.sched_getaffinity(0))
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def mesh_shape(text: str) -> dict[str, int]:
+    """Devices by axis of a text such as "data=4,fsdp=2".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    shape = {name: int(count) for name, _, count in pairs if count.isdecimal() and int(count)}
+    if len(shape) != len(pairs) or not set(shape) <= set(AXES):
+        raise ValueError(
+            f"a mesh of {text!r}: give a number of devices for 'data', for 'fsdp' or for both, "
+            "such as data=4,fsdp=2."
+        )
+    return {"data": 1, **shape}
+
+
+def size(shape: dict[str, int]) -> int:
+    """The number of devices of a mesh of this shape."""
+    return math.prod(shape.values())
+
+
+def make_mesh(shape: dict[str, int]) -> Mesh:
+    """A mesh of the first devices, so many by axis; of all processes, if it takes all devices.
+
+    Raises:
+        ValueError: if there are not so many devices.
+    """
+    count, devices = size(shape), jax.devices()
+    if count > len(devices):
+        raise ValueError(f"a mesh of {shape} for {len(devices)} devices: they must be as many.")
+    types = (AxisType.Auto,) * len(shape)
+    return jax.make_mesh(
+        tuple(shape.values()), tuple(shape), devices=devices[:count], axis_types=types
+    )
+
+
+def use_mesh(shape: dict[str, int] | None = None) -> None:
+    """Make a mesh over all devices of all processes the context mesh of what follows.
+
+    Args:
+        shape: devices by axis, as of `mesh_shape`; by default all devices are "data".
+
+    Raises:
+        ValueError: if its devices are not as many as there are.
+    """
+    count = jax.device_count()
+    shape = shape or {"data": count}
+    if size(shape) != count:
+        raise ValueError(
+            f"a mesh of {shape} for {count} devices in {jax.process_count()} processes: "
+            "the product must be their number."
+        )
+    jax.set_mesh(make_mesh(shape))
+
+
+def data_mesh(batch_size: int | None = None) -> Mesh:
+    """The context mesh; without one, the devices at hand, or the most that divide `batch_size`.
+
+    Raises:
+        ValueError: if the context mesh has devices that do not divide `batch_size`.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        count = jax.device_count()
+        while batch_size is not None and batch_size % count:
+            count -= 1
+        return make_mesh({"data": count})
+    if batch_size is not None and batch_size % mesh.size:
+        raise ValueError(
+            f"a batch of {batch_size} for {mesh.size} devices: give a multiple of {mesh.size}."
+        )
+    return mesh
+
+
+class MemoryPlan(NamedTuple):
+    """What a compiled program takes of one device's memory, in bytes.
+
+    Attributes:
+        arguments: what lies there before it runs: state and batch.
+        peak: the most that it has at once, arguments included.
+        available: what the device has; of a simulated one its share of this machine's.
+    """
+
+    arguments: int
+    peak: int
+    available: int
+
+
+def memory_plan(compiled: jax.stages.Compiled) -> MemoryPlan:
+    """What `compiled` will take, by the compiler's account."""
+    found: Any = compiled.memory_analysis()
+    given, made = found.argument_size_in_bytes, found.output_size_in_bytes
+    peak = given + made - found.alias_size_in_bytes + found.temp_size_in_bytes
+    device = jax.local_devices()[0]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return MemoryPlan(given, peak, (device.memory_stats() or {}).get("bytes_limit", machine))

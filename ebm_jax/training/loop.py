@@ -1,0 +1,160 @@
+"""The loop of training: compiled steps, one after another, and what stops them."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ebm_jax.training.step import Metrics, TrainState
+
+Steps = Callable[[TrainState, int, int], tuple[TrainState, Metrics, bool]]
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient was not finite.
+
+    Attributes:
+        step: the first step, counted from 1, at which that happened.
+        quantity: the name of the metric that was not finite, "loss" if that was one.
+    """
+
+    def __init__(self, step: int, quantity: str, value: float) -> None:
+        super().__init__(f"training diverged: {quantity} was {value} at step {step}")
+        self.step = step
+        self.quantity = quantity
+
+
+def fit(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Callable[[int, int], PyTree],
+    *,
+    num_steps: int,
+    steps_per_call: int,
+    one_scan: bool = True,
+    watch: Callable[[int], bool] = lambda step: False,
+    announce: Callable[[jax.stages.Compiled], None] = lambda compiled: None,
+) -> Iterator[tuple[TrainState, dict[str, np.ndarray]]]:
+    """Train until `num_steps`, yielding after every `steps_per_call` steps.
+
+    A state that goes in is donated and must not be used again; a state that comes
+    out is finite and may be saved before the next is asked for. It lies on the devices as
+    the one that went in. To resume, pass the saved state: the same calls follow as in the
+    run that nobody interrupted.
+
+    Args:
+        step: from `make_step`.
+        state: where to start; `state.step` says how far it is.
+        batches: batches(first_step, count), a pytree with leaves (count, batch, ...).
+        num_steps: the total number of steps, those already taken included.
+        steps_per_call: steps between two yields, which are after multiples of it and at the end.
+        one_scan: whether they are one compiled scan, which small steps gain by, or one
+            compiled call each. On CPU the gradient of XLA's convolution is a hundred times
+            slower within a scan (jax issue 12868): give False to networks that have one.
+        watch: called after every compiled call with the number of steps taken; if it returns
+            True, the state is yielded and training ends there.
+        announce: called with every compiled program before it runs.
+
+    Yields:
+        The state, and the metrics of the call's steps as arrays of shape (count,).
+
+    Raises:
+        TrainingDiverged: if a metric is not finite.
+        ValueError: if `steps_per_call` is not positive.
+    """
+    if steps_per_call < 1:
+        raise ValueError(f"`fit` got steps_per_call={steps_per_call}: give at least 1.")
+    many_steps = (_one_scan if one_scan else _step_by_step)(step, state, batches, watch, announce)
+    done, stopped = int(state.step), False
+    while done < num_steps and not stopped:
+        count = min(steps_per_call - done % steps_per_call, num_steps - done)
+        state, rows, stopped = many_steps(state, done, count)
+        metrics = jax.tree.map(np.asarray, rows)
+        _raise_if_not_finite(metrics, done)
+        done += len(metrics["loss"])
+        yield state, metrics
+
+
+def _one_scan(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+    like: TrainState,
+    batches: Callable[[int, int], PyTree],
+    watch: Callable[[int], bool],
+    announce: Callable[[jax.stages.Compiled], None],
+) -> Steps:
+    """Steps as one compiled scan."""
+    scanned = _compiled_once(partial(jax.lax.scan, step), like, announce)
+
+    def many(state: TrainState, first: int, count: int) -> tuple[TrainState, Metrics, bool]:
+        state, metrics = scanned(state, batches(first, count))
+        return state, metrics, watch(first + count)
+
+    return many
+
+
+def _step_by_step(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+    like: TrainState,
+    batches: Callable[[int, int], PyTree],
+    watch: Callable[[int], bool],
+    announce: Callable[[jax.stages.Compiled], None],
+) -> Steps:
+    """What the scan of `step` does, as a loop of one compiled call a step.
+
+    The next batch is read while the devices are at work on the last one, and no more.
+    """
+
+    def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        return step(state, jax.tree.map(lambda leaf: leaf[0], batch))
+
+    one = _compiled_once(one_step, like, announce)
+
+    def many(state: TrainState, first: int, count: int) -> tuple[TrainState, Metrics, bool]:
+        rows: list[Metrics] = []
+        for done in range(first, first + count):
+            batch = batches(done, 1)
+            jax.block_until_ready(rows[-1:])
+            state, metrics = one(state, batch)
+            rows.append(metrics)
+            if stopped := watch(done + 1):
+                break
+        return state, jax.tree.map(lambda *leaves: np.stack(leaves), *rows), stopped
+
+    return many
+
+
+def _compiled_once(
+    fn: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+    like: TrainState,
+    announce: Callable[[jax.stages.Compiled], None],
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """`fn` compiled for each number of steps that is asked for, its state donated.
+
+    Of a state that was placed, each array stays where it is. The key and the metrics go
+    wherever the step number is, which is everywhere.
+    """
+    everywhere = like.step.sharding
+    state = jax.tree.map(lambda leaf: leaf.sharding, like)._replace(key=everywhere)
+    placement = (state, everywhere) if like.step.committed else None
+    jitted = jax.jit(fn, donate_argnums=0, out_shardings=placement)
+    programs: dict[int, jax.stages.Compiled] = {}
+
+    def call(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        count = jax.tree.leaves(batch)[0].shape[0]
+        if count not in programs:
+            programs[count] = jitted.lower(state, batch).compile()
+            announce(programs[count])
+        return programs[count](state, batch)
+
+    return call
+
+
+def _raise_if_not_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
+    bad = [
+        (int(np.argmin(np.isfinite(v))), k) for k, v in metrics.items() if not np.isfinite(v).all()
+    ]
+    if bad:
+        index, name = min(bad, key=lambda pair: (pair[0], pair[1] != "loss"))
+        raise TrainingDiverged(first_step + index + 1, name, float(metrics[name][index]))

@@ -1,0 +1,135 @@
+"""One step of training, a pure function of the state and a batch.
+
+The randomness of example i at step s comes from (seed, s, i) alone, the batch from
+(seed, s): a run that was interrupted continues as if it had not been. What a step hands
+on to the next besides parameters, such as a buffer of Markov chains, is the state's
+`memory`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ebm_jax.averaging import Decay, ramped
+from ebm_jax.noise import example_keys
+from ebm_jax.types import PRNGKey, Scalar
+
+Loss = Callable[[Any, PRNGKey, Any], Scalar]
+Metrics = dict[str, Any]
+Prepare = Callable[[Any, PRNGKey, Any, Any], tuple[Any, Any, Metrics]]
+
+
+class TrainState(NamedTuple):
+    """Everything that the next step needs.
+
+    Attributes:
+        params: the network's parameters.
+        opt_state: the optimiser's state.
+        ema: the exponential moving average of `params`.
+        step: how many steps were taken.
+        key: the run's PRNG key; it never changes, steps fold their number into it.
+        memory: what `prepare` of `make_step` hands from one step to the next.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    step: Int[Array, ""]
+    key: PRNGKey
+    memory: PyTree = ()
+
+
+def init_state(
+    params: PyTree, optimizer: optax.GradientTransformation, key: PRNGKey, memory: PyTree = ()
+) -> TrainState:
+    """The state before the first step; its EMA is a copy of `params`."""
+    ema = jax.tree.map(jnp.array, params)
+    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32), key, memory)
+
+
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float | Decay = 0.999,
+    prepare: Prepare | None = None,
+    accumulate: int = 1,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """One optimisation step on the mean of `loss` over a batch, as a pure function.
+
+    Args:
+        loss: loss(params, key, example), the scalar of one example.
+        optimizer: any optax transformation.
+        ema_decay: decay of the moving average of parameters: of `averaging`, or a number in
+            [0, 1) for `averaging.ramped` of it.
+        prepare: prepare(params, key, memory, batch) -> (memory, examples, metrics),
+            what is to be done with the current parameters before the loss sees the
+            examples, such as moving Markov chains on; no gradient flows through it.
+        accumulate: parts in which the gradient of the batch is taken, one after another: their
+            mean is the whole one, in the memory of a part.
+
+    Returns:
+        step(state, batch) -> (state, metrics); `batch`, and the examples made of it, are
+        pytrees whose leaves have the examples on their first axis; `metrics` holds
+        "loss", "grad_norm" and those of `prepare`.
+
+    Raises:
+        ValueError: if `ema_decay` is not in [0, 1); for a batch that `accumulate` does not
+            divide.
+    """
+    decay_at = ramped(ema_decay) if isinstance(ema_decay, int | float) else ema_decay
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        memory, examples, figures = state.memory, batch, Metrics()
+        if prepare is not None:
+            key, key_prepare = jax.random.split(key)
+            memory, examples, figures = prepare(state.params, key_prepare, memory, batch)
+        num_examples = jax.tree.leaves(examples)[0].shape[0]
+        keys = example_keys(key, jnp.arange(num_examples))
+
+        def mean_loss(params: PyTree, keys: Array, examples: PyTree) -> Scalar:
+            return jnp.mean(jax.vmap(partial(loss, params))(keys, examples))
+
+        value_and_grad = partial(jax.value_and_grad(mean_loss), state.params)
+        value, grads = _mean_over_parts(value_and_grad, (keys, examples), accumulate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
+        metrics = {**figures, "loss": value, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(params, opt_state, ema, state.step + 1, state.key, memory), metrics
+
+    return step
+
+
+def _mean_over_parts(fn: Callable[..., PyTree], args: PyTree, parts: int) -> PyTree:
+    """fn of parts of the examples, one after another, and the mean of what it returns.
+
+    Part p holds the examples i with i mod parts = p: where the examples are spread over
+    devices, so is every part.
+    """
+    if parts == 1:
+        return fn(*args)
+    count = jax.tree.leaves(args)[0].shape[0]
+    if count % parts:
+        raise ValueError(
+            f"`make_step` got a batch of {count} and accumulate={parts}: give one that divides it."
+        )
+
+    def part_of(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf.reshape(count // parts, parts, *leaf.shape[1:]), 1, 0)
+
+    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, fn(*part)), None
+
+    split = jax.tree.map(part_of, args)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), split)
+    like = jax.eval_shape(fn, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda leaf: leaf / parts, total)

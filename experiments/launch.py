@@ -1,0 +1,82 @@
+"""Start one experiment as several processes on this machine, to try out what a cluster does.
+
+    python -m experiments.launch --num-processes 4 edm --num-steps 200
+
+Every flag behind the experiment's name is the experiment's own. A cluster needs no launcher:
+`srun`, `mpirun` and Cloud TPU start the processes, which find each other, and elsewhere
+--coordinator, --num-processes and --process-id say where they are.
+
+The cores are shared out among the processes. Ctrl-C and SIGTERM reach all of them. When one
+ends with an error the others are ended too; its exit status is that of the whole.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+GRACE = 30.0  # seconds for the others to end by themselves
+
+
+def main() -> None:
+    """Parse the flags, start the processes, wait for them."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.launch", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--num-processes", type=int, default=2, help="how many (default: 2)")
+    parser.add_argument("experiment", help="such as edm")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the experiment")
+    given = parser.parse_args()
+    if given.num_processes < 1:
+        parser.error(f"--num-processes is {given.num_processes}: give at least 1")
+    sys.exit(
+        wait_for(start(given.num_processes, [f"experiments.{given.experiment}", *given.flags]))
+    )
+
+
+def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
+    """`python -m command` as `count` processes that know of each other."""
+    cores = max(1, len(os.sched_getaffinity(0)) // count)
+    # a mesh that is asked for says how many devices there must be
+    chosen = {} if "--mesh" in " ".join(command) else {"JAX_NUM_CPU_DEVICES": str(cores)}
+    place = ["--coordinator", f"localhost:{free_port()}", "--num-processes", str(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", *command, *place, "--process-id", str(i)],
+            env={**chosen, **os.environ},
+        )
+        for i in range(count)
+    ]
+
+
+def free_port() -> int:
+    """A port that nobody listens to."""
+    with socket.socket() as door:
+        door.bind(("localhost", 0))
+        return door.getsockname()[1]
+
+
+def wait_for(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended; the first exit status that is not 0, or 0."""
+
+    def pass_on(number: int, _: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of them
+    status, ended_at = 0, 0.0
+    while any(process.poll() is None for process in processes):
+        status = status or next((p.returncode for p in processes if p.returncode), 0)
+        ended_at = ended_at or (time.monotonic() if status else 0.0)
+        if status and time.monotonic() - ended_at > GRACE:
+            pass_on(signal.SIGKILL, None)
+        time.sleep(0.1)
+    status = status or next((p.returncode for p in processes if p.returncode), 0)
+    return 128 - status if status < 0 else status
+
+
+if __name__ == "__main__":
+    main()
