@@ -524,3 +524,81 @@ def test_a_run_that_was_not_asked_to_roll_back_stops_at_once(tmp_path):
     with pytest.raises(RunError, match="luck was nan at step 6; there is no checkpoint yet"):
         rolling(tmp_path, seed, 0)
     assert not (tmp_path / "roll_backs.txt").exists()
+
+
+# ---- the gradient in parts, and what looks on
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_a_gradient_taken_in_parts_is_that_of_the_batch(parts):
+    step, state = jax.jit(make_step(squared_error, momentum(), accumulate=parts)), start()
+    for i, (w, ema, loss, grad_norm) in enumerate(by_hand(0.999)):
+        state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], batches(i, 1)))
+        np.testing.assert_allclose(state.params["w"], w, rtol=1e-4)
+        np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-4)
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
+        np.testing.assert_allclose(metrics["grad_norm"], grad_norm, rtol=1e-4)
+
+
+def test_an_example_draws_the_same_noise_in_parts():
+    """Noisy gradients of a batch in one part and in four: the same, to round-off."""
+
+    def stepped(parts):
+        step = jax.jit(make_step(score_loss, optax.sgd(0.1), accumulate=parts))
+        begin = init_state(score_state().params, optax.sgd(0.1), jax.random.key(1))
+        state, metrics = step(begin, planar_batches(0, 1)[0])
+        return [*jax.tree.leaves(state.params), metrics["loss"]]
+
+    for whole, parted in zip(stepped(1), stepped(4), strict=True):
+        np.testing.assert_allclose(parted, whole, atol=1e-5)
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused():
+    step = make_step(squared_error, momentum(), accumulate=4)
+    with pytest.raises(ValueError, match=r"batch of 6 and accumulate=4"):
+        step(start(), jax.tree.map(lambda leaf: leaf[0], batches(0, 1)))
+
+
+@pytest.mark.parametrize(("one_scan", "seen"), [(True, [4, 8, 12, 15]), (False, range(1, 16))])
+def test_somebody_may_watch_every_compiled_call(one_scan, seen):
+    watched, announced = [], []
+    calls = fit(
+        make_step(squared_error, momentum()), start(), batches, num_steps=15, steps_per_call=4,
+        one_scan=one_scan, watch=lambda done: bool(watched.append(done)), announce=announced.append,
+    )  # fmt: skip
+    assert [len(metrics["loss"]) for _, metrics in calls] == [4, 4, 4, 3]
+    assert watched == [*seen]
+    assert len(announced) == (2 if one_scan else 1)  # one program for each number of steps
+    assert all(isinstance(program, jax.stages.Compiled) for program in announced)
+
+
+@pytest.mark.parametrize("one_scan", [True, False])
+def test_a_run_stopped_within_a_call_goes_on_to_the_same_rows_and_numbers(one_scan):
+    options = {"num_steps": 15, "steps_per_call": 4, "one_scan": one_scan}
+    step = make_step(squared_error, momentum())
+    *_, (whole, _) = fit(step, start(), batches, **options)
+    stopped = list(fit(step, start(), batches, watch=lambda done: done >= 6, **options))
+    state = stopped[-1][0]
+    assert int(state.step) == (8 if one_scan else 6)
+    steps = [int(state.step) for state, _ in fit(step, state, batches, **options)]
+    assert steps == [12, 15] if one_scan else [8, 12, 15]
+    state = list(fit(step, start(), batches, watch=lambda done: done >= 6, **options))[-1][0]
+    *_, (again, _) = fit(step, state, batches, **options)
+    np.testing.assert_allclose(again.params["w"], whole.params["w"], rtol=1e-6)
+
+
+def test_no_more_than_the_next_batch_is_read_ahead():
+    """Batch s is asked for when step s - 2 has ended and step s - 1 may be running."""
+    log = []
+
+    def noted(first, count):
+        log.append(("read", first))
+        return batches(first, count)
+
+    def watch(done):
+        log.append(("step", done))
+        return False
+
+    options = {"num_steps": 3, "steps_per_call": 3, "one_scan": False}
+    list(fit(make_step(squared_error, momentum()), start(), noted, watch=watch, **options))
+    assert log == [("read", 0), ("step", 1), ("read", 1), ("step", 2), ("read", 2), ("step", 3)]

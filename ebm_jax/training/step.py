@@ -90,14 +90,13 @@ def make_step(
         if prepare is not None:
             key, key_prepare = jax.random.split(key)
             memory, examples, figures = prepare(state.params, key_prepare, memory, batch)
-        num_examples = jax.tree.leaves(examples)[0].shape[0]
-        keys = example_keys(key, jnp.arange(num_examples))
+        index = jnp.arange(jax.tree.leaves(examples)[0].shape[0])
 
-        def mean_loss(params: PyTree, keys: Array, examples: PyTree) -> Scalar:
-            return jnp.mean(jax.vmap(partial(loss, params))(keys, examples))
+        def mean_loss(params: PyTree, index: Array, examples: PyTree) -> Scalar:
+            return jnp.mean(jax.vmap(partial(loss, params))(example_keys(key, index), examples))
 
         value_and_grad = partial(jax.value_and_grad(mean_loss), state.params)
-        value, grads = _mean_over_parts(value_and_grad, (keys, examples), accumulate)
+        value, grads = _mean_over_parts(value_and_grad, (index, examples), accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
