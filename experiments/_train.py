@@ -85,7 +85,7 @@ def train(
         steps_per_call=steps_per_call,
         one_scan=one_scan,
     )
-    with Checkpoints(run.folder / "checkpoints") as checkpoints, run.clock("train"):
+    with Checkpoints(run.folder / "checkpoints", tell=say) as checkpoints, run.clock("train"):
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(like)
         elif roll_backs:
