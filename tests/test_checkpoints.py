@@ -362,6 +362,7 @@ def test_a_failed_save_is_said_once_and_the_one_before_it_kept(tmp_path, monkeyp
         "save": lambda: checkpoints.save(3, tree()),
         "close": lambda: checkpoints.__exit__(None, None, None),
     }
+    checkpoints.save(0, tree())
     checkpoints.save(1, tree())
     checkpoints.wait()
     sentence = f"of step 2 could not be written to {tmp_path}; that of step 1 is kept.*OSError: "
@@ -370,7 +371,7 @@ def test_a_failed_save_is_said_once_and_the_one_before_it_kept(tmp_path, monkeyp
         checkpoints.save(2, tree(2.0), {"loss": 0.0})
         with pytest.raises(CheckpointError, match=sentence + "the cable was pulled"):
             finish[end]()
-    assert [folder.name for folder in tmp_path.iterdir()] == ["1"]
+    assert {folder.name for folder in tmp_path.iterdir()} == {"0", "1"}
     if end == "close":
         return
     with checkpoints:
@@ -378,6 +379,8 @@ def test_a_failed_save_is_said_once_and_the_one_before_it_kept(tmp_path, monkeyp
         assert bits(checkpoints.restore(tree())) == bits(tree())
         checkpoints.save(2, tree(3.0))
         assert bits(checkpoints.restore(tree())) == bits(tree(3.0))
+        assert checkpoints.best_step is None  # the figure was of the save that failed
+    assert {folder.name for folder in tmp_path.iterdir()} == {"1", "2"}
 
 
 def test_an_exception_is_not_hidden_by_a_failed_save_which_is_told(tmp_path, monkeypatch):
