@@ -101,7 +101,7 @@ def train(
         accumulate=machine.accumulate,
     )
     with (
-        Checkpoints(run.checkpoints) as checkpoints,
+        Checkpoints(run.checkpoints, tell=say) as checkpoints,
         heed_sigterm() as termination,
         machine.profiler(run.folder / "profile", steps_per_call if one_scan else 1) as look,
         run.clock("train"),

@@ -1,0 +1,246 @@
+"""The folder of a run's checkpoints: what is saved, kept, passed over and restored."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from ebm_jax.checkpoints.contents import damage, load, read_metrics, write_contents
+from ebm_jax.checkpoints.terms import (
+    CheckpointError,
+    NewestAndBest,
+    Save,
+    is_not_of_orbax,
+    lowest,
+    reason,
+)
+
+UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of one that is being written
+
+
+class Checkpoints:
+    """The checkpoints of one run, the last `keep` and the best of them kept; a context manager.
+
+    Leaving it waits for the save in flight. Where jax runs in several processes, all of them
+    make the same calls with the same numbers.
+
+    Args:
+        folder: where they live; made if missing. Processes share it.
+        keep: how many of the newest to keep.
+        best: the metric whose lowest value marks the best one, which is kept besides.
+        tell: called with a sentence when a damaged checkpoint is passed over, and when a save
+            failed while another exception is on its way out.
+
+    Raises:
+        CheckpointError: if the folder cannot be opened.
+        ValueError: if `keep` is not positive.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        best: str = "loss",
+        tell: Callable[[str], object] = warnings.warn,
+    ) -> None:
+        from orbax.checkpoint import v1 as ocp  # a second of import that --help does not owe
+
+        if keep < 1:
+            raise ValueError(f"`Checkpoints` got keep={keep}: give at least 1.")
+        logging.getLogger("absl").addFilter(is_not_of_orbax)
+        self.folder = folder
+        self._tell = tell
+        self._in_flight: Save | None = None
+        self._figures: dict[int, float] = {}
+        options = ocp.options.AsyncOptions(
+            # a function: orbax copies its options deeply, and with a bound method its object
+            post_finalization_callback=lambda: self._finish(),
+            create_directories_asynchronously=False,  # minutes of waiting for one that failed
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # a file is no folder: orbax would take it
+            self._checkpointer = ocp.training.Checkpointer(
+                folder.absolute(),
+                context=ocp.Context(async_options=options),
+                preservation_policy=NewestAndBest(keep, self._figures),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise CheckpointError(f"{folder} cannot hold checkpoints: {error}.") from error
+        self._best = best
+        for step in self._steps():
+            self._note(step, read_metrics(folder / str(step)))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with closing(self._checkpointer):
+                self.wait()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            self._tell(str(failure))  # what is on its way out must not be hidden
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest finished checkpoint, or None; waits for a save in flight."""
+        self.wait()
+        return max(self._steps(), default=None)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the finished checkpoint with the lowest `best`, or None; waits likewise."""
+        self.wait()
+        return lowest(self._steps(), self._figures)
+
+    def save(self, step: int, state: PyTree, metrics: Mapping[str, float | int] = {}) -> None:
+        """Save `state` as the checkpoint of `step`, in the background.
+
+        On return `state` may be donated. One save is in flight: the next one waits for it.
+
+        Args:
+            step: greater than the steps already saved.
+            state: arrays and typed keys; at least one element each.
+            metrics: figures kept with it. Without a finite `best` it is never the best one.
+
+        Raises:
+            CheckpointError: if this or the last save failed; the checkpoints before are kept.
+        """
+        newest = self.latest_step
+        if newest is not None and step <= newest:
+            raise CheckpointError(
+                f"`save` got step {step}, but {self.folder} holds the checkpoint of step {newest}: "
+                "restore that one to go on, or give another folder."
+            )
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        self._in_flight = Save(step, size, {name: float(v) for name, v in metrics.items()})
+        self._note(step, self._in_flight.metrics)
+        try:
+            # on CPU orbax holds views, not copies: jax does not donate what has a view
+            response = self._checkpointer.save_async(step, state, force=True)
+            self._in_flight = self._in_flight._replace(response=response)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Wait until the save in flight is on disk.
+
+        Raises:
+            CheckpointError: if it failed; said once.
+        """
+        if self._in_flight is not None:
+            try:
+                with closing(self._in_flight):
+                    self._checkpointer.wait()
+            except Exception as error:
+                raise self._failed(error) from error
+            self._in_flight = None
+
+    def restore(self, like: PyTree) -> PyTree:
+        """The newest checkpoint that is whole, with the shapes, types and placement of `like`.
+
+        Newer, damaged ones are told of and set aside, so that their steps can be saved again.
+
+        Raises:
+            CheckpointError: if none is whole, or the newest of them is of another architecture.
+        """
+        self.wait()
+        faults: dict[int, str] = {}
+        for step in sorted(self._steps(), reverse=True):
+            fault = self._fault(step)
+            if not fault:
+                tree = load(self._checkpointer, step, like)
+                if faults:
+                    self._set_aside(faults, step)
+                return tree
+            faults[step] = fault
+        if not faults:
+            raise CheckpointError(f"there is no finished checkpoint in {self.folder}.")
+        what = "; ".join(f"step {step}: {fault}" for step, fault in faults.items())
+        raise CheckpointError(
+            f"every checkpoint in {self.folder} is damaged ({what}): "
+            "move the folder away to start anew."
+        )
+
+    def restore_best(self, like: PyTree) -> PyTree:
+        """The checkpoint of `best_step`, as `restore` would give it.
+
+        Raises:
+            CheckpointError: if there is none, or if it is damaged or of another architecture.
+        """
+        step = self.best_step
+        if step is None:
+            raise CheckpointError(f"no checkpoint in {self.folder} was saved with `{self._best}`.")
+        if fault := self._fault(step):
+            raise CheckpointError(
+                f"the best checkpoint in {self.folder}, of step {step}, is damaged: {fault}."
+            )
+        return load(self._checkpointer, step, like)
+
+    def _steps(self) -> list[int]:
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def _note(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._figures.pop(step, None)
+        if np.isfinite(metrics.get(self._best, np.nan)):
+            self._figures[step] = metrics[self._best]
+
+    def _finish(self) -> None:
+        """Called by orbax in one process when all is written and nothing renamed yet."""
+        assert self._in_flight is not None
+        step, _, metrics, _ = self._in_flight
+        unfinished = self.folder.glob(f"{step}{UNFINISHED}*")
+        write_contents(next(unfinished, self.folder / str(step)), metrics)
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        """Clear away what the failed save has left, and say what happened."""
+        assert self._in_flight is not None
+        (step, size, *_), self._in_flight = self._in_flight, None
+        if jax.process_index() == 0:
+            for path in self.folder.glob(f"{step}{UNFINISHED}*"):
+                shutil.rmtree(path, ignore_errors=True)
+        self._checkpointer.reload()
+        newest = max(self._steps(), default=None)
+        kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
+        free = shutil.disk_usage(self.folder).free
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self.folder}; {kept}. "
+            f"It takes up to {size / 1e6:.1f} MB and {free / 1e6:.1f} MB are free there: "
+            f"{reason(error)}"
+        )
+
+    def _fault(self, step: int) -> str:
+        """What is damaged in a checkpoint, or nothing; one process looks, all agree."""
+        fault = damage(self.folder / str(step)) if jax.process_index() == 0 else ""
+        found = multihost_utils.broadcast_one_to_all(np.int32(bool(fault)))
+        return fault or ("process 0 found it damaged" if found else "")
+
+    def _set_aside(self, faults: Mapping[int, str], used: int) -> None:
+        """Rename the damaged, so that their steps can be saved again, and tell of them."""
+        if jax.process_index() == 0:
+            for step, fault in faults.items():
+                aside = self.folder / f"{step}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+                self._tell(
+                    f"the checkpoint of step {step} in {self.folder} is damaged ({fault}): that of "
+                    f"step {used} is used instead, and the damaged one is now {aside.name}."
+                )
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._checkpointer.reload()

@@ -1,0 +1,56 @@
+"""What orbax is told, and what it says: what is in flight, what to keep, why it failed."""
+
+import errno
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message is a sentence for people."""
+
+
+class Save(NamedTuple):
+    """A save in flight: its step, the bytes of its state, its metrics."""
+
+    step: int
+    size: int
+    metrics: Mapping[str, float]
+    response: Any = None  # orbax's
+
+    def close(self) -> None:
+        """End the thread that orbax's response has; an error of the save is raised."""
+        if self.response is not None:
+            self.response.result()
+
+
+class NewestAndBest(NamedTuple):
+    """What to keep. orbax's own BestN takes a NaN, or no figure at all, for a good one."""
+
+    keep: int
+    figures: Mapping[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether to keep each of `checkpoints`, as orbax asks it."""
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        kept = {*steps[-self.keep :], lowest(steps, self.figures)}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def lowest(steps: Sequence[int], figures: Mapping[int, float]) -> int | None:
+    """The step of the lowest figure, None if no step has one."""
+    return min((s for s in steps if s in figures), key=lambda s: figures[s], default=None)
+
+
+def reason(error: Exception) -> str:
+    """Why orbax could not write or read; no space in few words, whoever says it."""
+    for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if os.strerror(code) in str(error):  # tensorstore raises a ValueError with a long text
+            return f"{os.strerror(code)}; make room, or write elsewhere."
+    return f"{type(error).__name__}: {error}"
+
+
+def is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """For the logger of absl: orbax narrates every file, and its failures are raised anyway."""
+    return "orbax" not in record.pathname
