@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax import evidence, recipes
-from ebm_jax.data import load_split
+from ebm_jax.data import load_split, mirror
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
@@ -117,7 +117,7 @@ def loss(
     key_pixels, key_flip, key_dropout, key_noise = jax.random.split(key, 4)
     x = evidence.dequantise(key_pixels, pixels)
     if recipe.flip:
-        x = jnp.where(jax.random.bernoulli(key_flip), x[:, ::-1], x)
+        x = mirror(key_flip, x)
     apply = partial(recipe.net.apply, params)
     if hasattr(recipe.net, "dropout"):
         apply = partial(apply, train=True, rngs={"dropout": key_dropout})

@@ -19,6 +19,7 @@ from jaxtyping import Int32
 
 from ebm_jax.data.named import INFO, PARSERS, prepare, read_prepared
 from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
+from ebm_jax.data.views import mirror, square
 
 NAMES = tuple(PARSERS)
 
@@ -29,7 +30,9 @@ __all__ = [
     "batch_indices",
     "load",
     "load_split",
+    "mirror",
     "prepare",
+    "square",
     "to_uint8",
     "to_unit",
 ]
