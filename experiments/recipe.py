@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax import evidence, recipes
-from ebm_jax.data import load_split, mirror
+from ebm_jax.data import Pixels, load_split, mirror
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
@@ -138,7 +138,7 @@ def optimizer(recipe: DiffusionRecipe) -> optax.GradientTransformation:
     return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
-def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: np.ndarray) -> None:
+def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: Pixels) -> None:
     """The page: samples beside held-out images, and curves."""
     from experiments import _report as page
 
