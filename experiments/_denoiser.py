@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, PyTree, UInt8
 
 from ebm_jax import evidence, losses, noise, samplers
-from ebm_jax.data import Images, Rows, batch_indices, to_uint8, to_unit
+from ebm_jax.data import Images, Pixels, Rows, batch_indices, to_uint8, to_unit
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes.published import log_normal_level
@@ -104,7 +104,7 @@ def train_denoiser(
 
 
 def levelled_batches(
-    pixels: np.ndarray, level: Callable[[Scalar], Scalar], batch_size: int, seed: int
+    pixels: Pixels, level: Callable[[Scalar], Scalar], batch_size: int, seed: int
 ) -> Callable[[int, int], tuple[Rows, Array]]:
     """The `batches` of `train`: images, and noise levels evenly spread over each batch."""
 
@@ -159,7 +159,7 @@ def predicted_noise(raw_fn: RawFn) -> DenoiseFn:
     return precondition.vp(at_level)
 
 
-def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray) -> Callable:
+def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: Pixels) -> Callable:
     """sigma^-2 times the squared error at SHOWN_LEVELS on 16 training and held-out images."""
 
     @jax.jit
@@ -202,7 +202,7 @@ def draw_images(
 
 def over_images(
     measure: Callable[[PRNGKey, UInt8[Array, "h w c"]], Array],
-    pixels: np.ndarray,
+    pixels: Pixels,
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -263,7 +263,7 @@ def report(
     lead: str,
     samples: np.ndarray,
     paths: np.ndarray,
-    held_out: np.ndarray,
+    held_out: Pixels,
     results: dict[str, float],
 ) -> None:
     """The page: samples beside held-out images, their way there, figures, curves."""

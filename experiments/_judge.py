@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, PyTree
 
 from ebm_jax import metrics
-from ebm_jax.data import Images, batch_indices, to_unit
+from ebm_jax.data import Images, Pixels, batch_indices, to_unit
 from ebm_jax.nets import MLP
 from ebm_jax.sharding import spread
 from ebm_jax.training import fit, init_state, make_step
@@ -23,6 +23,7 @@ from ebm_jax.types import PRNGKey, Scalar
 
 WIDTH = 32  # features of the classifier
 MOST_NEIGHBOURS = 10_000  # rows for precision and its like, as usual: they depend on n
+MOST_IMAGES = 60_000  # that are looked at as they are, all at once: those of MNIST
 LEAST = 8  # rows for what looks at neighbours or at subsets
 
 
@@ -33,7 +34,7 @@ class Outputs(NamedTuple):
     logits: Float[np.ndarray, "n classes"] | None
 
 
-Embed = Callable[[UInt8[np.ndarray, "n h w c"]], Outputs]
+Embed = Callable[[Pixels], Outputs]
 
 
 def figures(x: Outputs, real: Outputs, *, seed: int) -> dict[str, float]:
@@ -77,11 +78,12 @@ def classifier(train: Images, held_out: Images, *, seed: int) -> tuple[Embed, fl
     The features are the WIDTH activations before the logits.
     """
     assert train.labels is not None
-    body, head = MLP((128, WIDTH)), MLP((int(train.labels.max()) + 1,))
-    x, labels = to_unit(train.pixels), train.labels
+    assert held_out.labels is not None
+    pixels, labels = train.pixels, train.labels
+    body, head = MLP((128, WIDTH)), MLP((int(np.max(labels[:])) + 1,))
     key_body, key_head, key_run = jax.random.split(jax.random.key(seed), 3)
     params = {
-        "body": body.init(key_body, jnp.zeros(x[0].size)),
+        "body": body.init(key_body, jnp.zeros(pixels[0].size)),
         "head": head.init(key_head, jnp.zeros(WIDTH)),
     }
 
@@ -96,8 +98,8 @@ def classifier(train: Images, held_out: Images, *, seed: int) -> tuple[Embed, fl
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
     def batches(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        index = batch_indices(seed, first, count, len(x), 128)
-        return x[index], labels[index]
+        index = batch_indices(seed, first, count, len(pixels), 128)
+        return to_unit(pixels[index]), labels[index]
 
     optimizer = optax.adam(3e-3)
     step = make_step(loss, optimizer, ema_decay=0.99)
@@ -105,16 +107,17 @@ def classifier(train: Images, held_out: Images, *, seed: int) -> tuple[Embed, fl
     [(state, _)] = fit(step, start, batches, num_steps=500, steps_per_call=500)
     run = spread(partial(outputs, state.ema))
 
-    def embed(pixels: UInt8[np.ndarray, "n h w c"]) -> Outputs:
-        return Outputs(*map(np.asarray, run(jnp.asarray(to_unit(pixels)))))
+    def embed(pixels: Pixels) -> Outputs:
+        return Outputs(*map(np.asarray, run(jnp.asarray(to_unit(pixels[:])))))
 
-    _, logits = run(jnp.asarray(to_unit(held_out.pixels)))
-    return embed, float(np.mean(np.argmax(logits, -1) == held_out.labels))
+    _, logits = run(jnp.asarray(to_unit(held_out.pixels[:MOST_IMAGES])))
+    truth = held_out.labels[:MOST_IMAGES]
+    return embed, float(np.mean(np.argmax(logits, -1) == truth))
 
 
-def pixel_features(pixels: UInt8[np.ndarray, "n h w c"]) -> Outputs:
+def pixel_features(pixels: Pixels) -> Outputs:
     """The pixels themselves, in [-1, 1], for images without labels."""
-    return Outputs(to_unit(pixels).reshape(len(pixels), -1), None)
+    return Outputs(to_unit(pixels[:]).reshape(len(pixels), -1), None)
 
 
 def judge_images(
@@ -138,9 +141,8 @@ def judge_images(
         frechet[who] = found["Frechet distance"]
         results |= {f"{figure} ({name}), {who}": value for figure, value in found.items()}
     results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
-    near = jax.jit(metrics.memorisation)(
-        *(jnp.asarray(to_unit(p)) for p in (samples[:n], held_out.pixels[:n], images.pixels))
-    )
+    compared = samples[:n], held_out.pixels[:n], images.pixels[:MOST_IMAGES]
+    near = jax.jit(metrics.memorisation)(*(jnp.asarray(to_unit(pixels)) for pixels in compared))
     results["median distance to the training set, samples"] = float(near.samples)
     results["median distance to the training set, held out"] = float(near.held_out)
     results["distance to the training set, samples / held out"] = float(near.ratio)

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from ebm_jax.data import Pixels
 from experiments._run import Run
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -94,7 +95,7 @@ def image_grid(images: UInt8[ndarray, "n h w c"], columns: int, *, gap: int = 1)
 def samples_beside(
     run: Run,
     samples: UInt8[ndarray, "n h w c"],
-    held_out: UInt8[ndarray, "m h w c"],
+    held_out: Pixels,
     caption: str = "The first, none chosen.",
 ) -> str:
     """The first 100 samples beside as many held-out images."""

@@ -28,7 +28,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, metrics, recipes
-from ebm_jax.data import Rows, batch_indices, load_split, to_uint8, to_unit
+from ebm_jax.data import Pixels, Rows, batch_indices, load_split, to_uint8, to_unit
 from ebm_jax.nets import ConvEnergy
 from ebm_jax.noise import example_keys
 from ebm_jax.recipes import ChainRecipe, chain_kernel
@@ -96,7 +96,7 @@ def main(
     run = Run(f"energy_cd-{preset}", out, config)
     if run.is_done():
         return
-    x, x_held = to_unit(images.pixels), to_unit(held_out.pixels)
+    x, x_held = to_unit(images.pixels[:]), to_unit(held_out.pixels[:])
     num_samples = num_samples or min(len(x_held), 1000)
     recipe: ChainRecipe = getattr(recipes, preset)._replace(**BRIEF[preset])
     say(f"{len(x)} images of {x.shape[1:]}, {len(x_held)} held out")
@@ -322,7 +322,7 @@ def wiener(x: np.ndarray, noisy: np.ndarray, noise_level: float) -> np.ndarray:
 def report(
     run: Run,
     samples: np.ndarray,
-    held_out: np.ndarray,
+    held_out: Pixels,
     others: dict[str, np.ndarray],
     strip: np.ndarray,
     results: dict[str, float],

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ebm_jax import metrics
-from ebm_jax.data import load, to_unit
+from ebm_jax.data import Pixels, load, to_unit
 from experiments._judge import Embed, Outputs, class_figures, figures, pixel_features
 from experiments._run import RunError, command, progress, say
 
@@ -94,7 +94,7 @@ def network(features: str, weights: str, batch_size: int) -> tuple[dict[str, Any
         "pixels": PIXELS,
     }
 
-    def embed(pixels: np.ndarray) -> Outputs:
+    def embed(pixels: Pixels) -> Outputs:
         with progress("features", len(pixels)) as advance:
             done = 0
 
@@ -103,8 +103,9 @@ def network(features: str, weights: str, batch_size: int) -> tuple[dict[str, Any
                 advance(now - done)
                 done = now
 
+            some = (pixels[i : i + 1024] for i in range(0, len(pixels), 1024))  # may lie on disk
             outputs = metrics.inception_outputs(
-                inception, pixels, batch_size=min(batch_size, len(pixels)), progress=tell
+                inception, some, batch_size=min(batch_size, len(pixels)), progress=tell
             )
         return Outputs(np.asarray(outputs.features), np.asarray(outputs.logits_unbiased))
 
@@ -147,7 +148,7 @@ def evaluate(
         unseen = load(held_out).pixels
         same_size(held_out, unseen, reference, real)
         near = jax.jit(metrics.memorisation)(
-            *(jnp.asarray(to_unit(pixels)) for pixels in (drawn, unseen, real))
+            *(jnp.asarray(to_unit(pixels[:])) for pixels in (drawn, unseen, real))
         )
         first = next(iter(found.values()))
         first["pixel distance to the reference, samples"] = float(near.samples)
@@ -187,7 +188,7 @@ def is_statistics(path: str) -> bool:
         return "mu" in file or "pool_3" in file
 
 
-def same_size(name: str, x: np.ndarray, other: str, y: np.ndarray) -> None:
+def same_size(name: str, x: Pixels, other: str, y: Pixels) -> None:
     """Refuse images of two sizes, whose features differ by the resizing alone."""
     if x.shape[1:] != y.shape[1:]:
         raise RunError(

@@ -76,7 +76,7 @@ def main(
     run = Run("ncsn", out, config)
     if run.is_done():
         return
-    x = to_unit(images.pixels)
+    x = to_unit(images.pixels[:])
     num_samples = num_samples or min(len(held_out.pixels), 1000)
     sigmas = noise.geometric_from_data(jnp.asarray(x[:2000]), sigma_min, num_levels)
     say(f"{len(x)} images of {x.shape[1:]}, {len(held_out.pixels)} held out")
@@ -124,7 +124,7 @@ def main(
         ema_decay=ema_decay,
         steps_per_call=100,
         one_scan=False,
-        evaluate=loss_by_level(denoiser, sigmas, x, to_unit(held_out.pixels)),
+        evaluate=loss_by_level(denoiser, sigmas, x, to_unit(held_out.pixels[:16])),
     )
     denoise = denoiser(state.ema)
     with run.clock("sample"):

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax import evidence, recipes
-from ebm_jax.data import load_split
+from ebm_jax.data import Pixels, load_split, mirror
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
@@ -117,7 +117,7 @@ def loss(
     key_pixels, key_flip, key_dropout, key_noise = jax.random.split(key, 4)
     x = evidence.dequantise(key_pixels, pixels)
     if recipe.flip:
-        x = jnp.where(jax.random.bernoulli(key_flip), x[:, ::-1], x)
+        x = mirror(key_flip, x)
     apply = partial(recipe.net.apply, params)
     if hasattr(recipe.net, "dropout"):
         apply = partial(apply, train=True, rngs={"dropout": key_dropout})
@@ -138,7 +138,7 @@ def optimizer(recipe: DiffusionRecipe) -> optax.GradientTransformation:
     return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
-def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: np.ndarray) -> None:
+def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: Pixels) -> None:
     """The page: samples beside held-out images, and curves."""
     from experiments import _report as page
 

@@ -33,7 +33,8 @@ import sklearn.datasets  # noqa: F401
 ROOT = Path(__file__).parents[1]
 GOAL, BENCHES, TICK = 0.95, 2, 0.02
 TESTS = {  # of a file, where they are not tests/test_<file>.py or tests/test_<package>.py
-    "data/named": ("named",),
+    "data/__init__": ("data", "named"),
+    "data/prepared": ("named",),
     "evidence/bound": ("flow_density",),
     "evidence/flow": ("flow_density",),
     "losses/diffusion": ("losses",),

@@ -5,8 +5,9 @@ Outside, images are uint8 in 0..255; inside, float32 in [-1, 1]:
     x = (2 p - 255) / 255,      p = round(127.5 (x + 1)) after clipping x to [-1, 1]
 
 so 0 is -1, 255 is 1, p and 255 - p are negatives, and all 256 values survive the round
-trip. What fits in memory needs no loader: `batch_indices` is a pure function of the seed
-and the step, so a resumed run goes on in the very same order. Whatever is wrong with a
+trip. `batch_indices` is a pure function of the seed and the step, so a resumed run goes on
+in the very same order, and any number of processes that read some rows each see one stream.
+What does not fit in memory is `Records`, indexed in the same way. Whatever is wrong with a
 path is a `DataError`: one sentence, meant for a person.
 """
 
@@ -17,27 +18,35 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from ebm_jax.data.named import INFO, PARSERS, prepare, read_prepared
+from ebm_jax.data.named import PARSERS, is_name, prepare
+from ebm_jax.data.prepared import INFO, read_prepared
 from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
+from ebm_jax.data.records import Records
 from ebm_jax.data.rows import Rows
+from ebm_jax.data.views import mirror, square
 
 NAMES = tuple(PARSERS)
+Pixels = np.ndarray | Records
 
 __all__ = [
     "NAMES",
     "DataError",
     "Images",
+    "Pixels",
+    "Records",
     "Rows",
     "batch_indices",
     "load",
     "load_split",
+    "mirror",
     "prepare",
+    "square",
     "to_uint8",
     "to_unit",
 ]
 
 
-def load(path: str | os.PathLike[str] = "digits") -> Images:
+def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = None) -> Images:
     """Images to train on, of 2x2 pixels or more, with labels where the data has them.
 
     Args:
@@ -45,6 +54,7 @@ def load(path: str | os.PathLike[str] = "digits") -> Images:
             "digits": scikit-learn's 1,797 grey images of 8x8 (a folder so named is "./digits");
             a name of NAMES, "mnist", "cifar10": the set as tensorflow-datasets keeps it, prepared
                 at the first use (extra `datasets`; `prepare` takes local copies of its files);
+                "celeb_a/64" has its images as squares of 64x64, of any such side;
             a folder of any set of images that tensorflow-datasets prepared as array_record;
             an `.npz`: an array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3,
                 under a usual name (x_train, train_images, images, x, samples, data, pixels,
@@ -55,25 +65,34 @@ def load(path: str | os.PathLike[str] = "digits") -> Images:
                 names and without labels; files with other suffixes are passed over;
             a folder with MNIST's idx files, gzipped or not, or one idx file of images; its
                 labels are found beside it.
+        max_bytes: what the pixels of a prepared set may take in memory, its test images
+            included; by default half of what is free. Those of a larger set are `Records`,
+            which are indexed in the same way and read then.
 
     Raises:
         DataError: the path is missing, damaged, empty or holds anything else.
     """
-    return _read(path)[0]
+    return _read(path, max_bytes)[0]
 
 
 def load_split(
-    path: str | os.PathLike[str] = "digits", *, held_out: float = 0.25, max_held_out: int = 10_000
+    path: str | os.PathLike[str] = "digits",
+    *,
+    held_out: float = 0.25,
+    max_held_out: int = 10_000,
+    max_bytes: int | None = None,
 ) -> tuple[Images, Images]:
     """Images to train on, and images held out to judge by; neither part is empty.
 
     A published test set is kept: MNIST's t10k files in the folder, x_test or test_images in an
-    `.npz`. Any other data is divided by one fixed permutation, the same in every run.
+    `.npz`, the part "test" or else "validation" of a prepared set. Any other data is divided by
+    one fixed permutation, the same in every run.
 
     Args:
         path: as for `load`.
         held_out: share of the images to hold out where no test set is published, in (0, 1).
         max_held_out: the most images to hold out so, 1 or more.
+        max_bytes: as for `load`.
 
     Raises:
         DataError: as for `load`; also a single image, two image sizes, or numbers out of range.
@@ -81,7 +100,7 @@ def load_split(
     if not (0 < held_out < 1 and max_held_out >= 1):
         found = f"`load_split` got {held_out=} and {max_held_out=}"
         raise wrong(found, "a share between 0 and 1 and a count of 1 or more", "correct them")
-    train, test = _read(path)
+    train, test = _read(path, max_bytes)
     if test is None:
         count = len(train.pixels)
         if count < 2:
@@ -121,11 +140,11 @@ def batch_indices(
     return stream[start:stop].reshape(num_steps, batch_size)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Images, Images | None]:
-    if path in NAMES:
-        return read_prepared(prepare(str(path)))
+def _read(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[Images, Images | None]:
+    if is_name(path):
+        return read_prepared(prepare(str(path)), max_bytes)
     prepared = os.path.exists(os.path.join(path, INFO))
-    return read_prepared(Path(path)) if prepared else read(path)
+    return read_prepared(Path(path), max_bytes) if prepared else read(path)
 
 
 @lru_cache(maxsize=4)
@@ -134,4 +153,7 @@ def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def _take(images: Images, index: np.ndarray) -> Images:
-    return Images(images.pixels[index], None if images.labels is None else images.labels[index])
+    def some(values: Pixels) -> Pixels:  # of what lies on disk nothing is read yet
+        return values.only(index) if isinstance(values, Records) else values[index]
+
+    return Images(some(images.pixels), None if images.labels is None else some(images.labels))

@@ -7,21 +7,27 @@ TensorFlow; here they keep the addresses, checksums and description, and parse w
 """
 
 import gzip
+import io
 import os
+import re
 import shutil
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ebm_jax.data.readers import DataError, Images, read_idx, wrong
+from ebm_jax.data.prepared import INFO, tensorflow_datasets
+from ebm_jax.data.readers import DataError, read_idx, wrong
+from ebm_jax.data.views import square
 
-Examples = Iterator[tuple[int, dict[str, Any]]]
-INFO = "dataset_info.json"
+Examples = Iterator[tuple[int | str, dict[str, Any]]]
 
 
 def _idx_examples(num_examples: int, data_path: str, label_path: str) -> Examples:
@@ -41,19 +47,67 @@ def _cifar_examples(split_prefix: str, filepaths: Iterator[str]) -> Examples:
             index += 1
 
 
+def _celeb_a_examples(
+    file_id: int, downloaded_dirs: dict[str, Any], downloaded_images: Any, side: int | None = None
+) -> Examples:
+    """The JPEGs of a part as published, or squares of them; landmarks stay as published."""
+    (_, parts), (marks, places), (traits, signs), (_, people) = (
+        _celeb_a_table(Path(downloaded_dirs[name]))
+        for name in (
+            "list_eval_partition", "landmarks_celeba", "list_attr_celeba", "identity_celeba"
+        )
+    )  # fmt: skip
+    with zipfile.ZipFile(downloaded_dirs["img_align_celeba"]) as archive:
+        entries = {Path(name).name: name for name in archive.namelist()}
+        for name in sorted(name for name, [part] in parts.items() if part == file_id):
+            image: Any = io.BytesIO(archive.read(entries[name]))
+            if side is not None:
+                pixels = np.asarray(Image.open(image).convert("RGB"))
+                image = Image.fromarray(square(pixels, side, CROPS["celeb_a"]))
+            yield (
+                name,
+                {
+                    "image": image,
+                    "landmarks": dict(zip(marks, places[name], strict=True)),
+                    "attributes": {k: v > 0 for k, v in zip(traits, signs[name], strict=True)},
+                    "identity": {"Identity_No": people[name][0]},
+                },
+            )
+
+
+def _celeb_a_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
+    """Names of columns, where a count of the rows and a line of names come first, and rows."""
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    names, rows = (rows[1], rows[2:]) if len(rows[0]) == 1 else ([], rows)
+    return names, {row[0]: [int(word) for word in row[1:]] for row in rows}
+
+
 PARSERS: dict[str, Callable[..., Examples]] = {
     "mnist": _idx_examples,
     "fashion_mnist": _idx_examples,
     "kmnist": _idx_examples,
     "cifar10": _cifar_examples,
+    "celeb_a": _celeb_a_examples,
 }
+CROPS = {"celeb_a": 140}  # of sets whose images are no squares: the middle that training sees
+
+
+def is_name(path: object) -> bool:
+    """Whether it names a set: "mnist", or "celeb_a/64" for squares of 64x64 cut from its images."""
+    return isinstance(path, str) and (path in PARSERS or _squares(path)[1] is not None)
+
+
+def _squares(name: str) -> tuple[str, int | None]:
+    """The set and the side of the squares that its name asks for; None where it asks for none."""
+    found = re.fullmatch(rf"({'|'.join(CROPS)})/([1-9]\d*)", name)
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 def prepare(name: str, originals: Path | None = None) -> Path:
     """Write a named set as array_record; nothing is done where it is there already.
 
     Args:
-        name: one of PARSERS.
+        name: one of PARSERS; "celeb_a/64" for squares of 64x64, the middle 140x140 resized.
         originals: a folder of the files as published; by default they are downloaded.
 
     Returns:
@@ -62,80 +116,75 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     Raises:
         DataError: without tensorflow-datasets, or where the originals cannot be had.
     """
-    tfds = _tensorflow_datasets()
-    home = os.environ.get("TFDS_DATA_DIR")  # None is the default
-    builder = tfds.builder(name, data_dir=home, file_format="array_record")
+    if not is_name(name):
+        raise wrong(f"'{name}' names no set", " ".join([*PARSERS, "celeb_a/64"]), "correct it")
+    builder = _builder(name)
     folder = Path(builder.data_dir)
     if (folder / INFO).exists():
         return folder
-    builder._generate_examples = PARSERS[name]
     with tempfile.TemporaryDirectory() as scratch:
-        if originals is not None:
-            local, split = _LocalFiles(originals, Path(scratch)), builder._split_generators
-            builder._split_generators = lambda *_, **__: split(local)
+        split = builder._split_generators
+
+        def split_generators(manager: Any, *_: Any, **__: Any) -> Any:
+            files: Any = _LocalFiles(originals, Path(scratch), builder) if originals else manager
+            files.iter_archive = lambda archive: ()  # needs TensorFlow: parsers open it themselves
+            return split(files)
+
+        builder._split_generators = split_generators
         try:
             builder.download_and_prepare()
         except DataError:
             raise
         except Exception as error:
-            found = f"'{name}' cannot be prepared ({type(error).__name__}: {error})"
+            why = shorten(str(error), 300)
+            found = f"'{name}' cannot be prepared ({type(error).__name__}: {why})"
             mend = f"prepare it once: python -m experiments.prepare --name {name} --originals DIR"
             raise wrong(found, "its original files, whole, from the network", mend) from error
     return folder
 
 
-def read_prepared(folder: Path) -> tuple[Images, Images | None]:
-    """Training and test images of any set of images that tensorflow-datasets prepared.
+def _builder(name: str) -> Any:
+    """tensorflow-datasets' own, but for the parser and, of squares, the size of the images."""
+    tfds, (base, side) = tensorflow_datasets(), _squares(name)
+    home = os.environ.get("TFDS_DATA_DIR")  # None is the default
+    options: dict[str, Any] = {"data_dir": home, "file_format": "array_record"}
+    if side is None:
+        builder = tfds.builder(base, **options)
+        builder._generate_examples = PARSERS[base]
+        return builder
+    published = tfds.builder_cls(base)
 
-    Raises:
-        DataError: for files that are not array_record, or a set without images of one size.
-    """
-    tfds = _tensorflow_datasets()
-    builder = tfds.builder_from_directory(str(folder))
-    if builder.info.file_format.value != "array_record":
-        found = f"{folder} is stored as {builder.info.file_format.value}"
-        raise wrong(found, "array_record", "prepare it with file_format='array_record'")
-    if "image" not in builder.info.features:
-        found = f"{folder} has the features {sorted(builder.info.features)}"
-        raise wrong(found, "one named 'image'", "give a set of images")
-    parts = {name: _gather(folder, builder.as_data_source(name)) for name in builder.info.splits}
-    if "train" not in parts:
-        raise wrong(f"{folder} has the parts {sorted(parts)}", "'train'", "prepare it whole")
-    return parts["train"], parts.get("test")
+    class Squares(published, skip_registration=True):  # type: ignore
+        name, url_infos = base, published.url_infos
+        BUILDER_CONFIGS = (tfds.core.BuilderConfig(name=str(side), version=published.VERSION),)
 
+        def _info(self) -> Any:
+            image = tfds.features.Image(shape=(side, side, 3))
+            features = tfds.features.FeaturesDict({**super()._info().features, "image": image})
+            return self.dataset_info_from_configs(features=features)
 
-def _gather(folder: Path, source: Any) -> Images:
-    """All records of a part in memory; labels where each record has one."""
-    first = source[0]
-    shape = np.shape(first["image"])
-    if len(shape) != 3 or shape[2] not in (1, 3):
-        raise wrong(f"{folder} has images of shape {shape}", "(h, w, 1) or (h, w, 3)", "convert it")
-    pixels, labels = np.empty((len(source), *shape), np.uint8), []
-    for i, record in enumerate(source):
-        if np.shape(record["image"]) != shape:
-            found = f"{folder} has images of {shape} and of {np.shape(record['image'])}"
-            raise wrong(found, "one size", "resize them into a folder of images")
-        pixels[i] = record["image"]
-        labels.append(record.get("label"))
-    labelled = np.ndim(labels[0]) == 0 and labels[0] is not None
-    return Images(pixels, np.asarray(labels, np.int32) if labelled else None)
+    builder = Squares(config=str(side), **options)
+    builder._generate_examples = partial(PARSERS[base], side=side)
+    return builder
 
 
 class _LocalFiles:
     """Stands for the download manager: the published files lie in a folder."""
 
-    def __init__(self, folder: Path, scratch: Path):
-        self.folder, self.scratch = folder, scratch
+    def __init__(self, folder: Path, scratch: Path, builder: Any):
+        self.folder, self.scratch, self.infos = folder, scratch, builder.url_infos
+
+    def download(self, urls: dict[str, Any]) -> dict[str, str]:
+        """The paths of the files, in the structure of their addresses."""
+        return {key: str(self._find(url)) for key, url in urls.items()}
 
     def download_and_extract(self, urls: Any) -> Any:
         """The paths of unpacked files, in the structure of their addresses."""
         if isinstance(urls, dict):
             return {key: self.download_and_extract(url) for key, url in urls.items()}
-        name = str(urls).rsplit("/", 1)[-1]
-        packed, unpacked = self.folder / name, self.scratch / name.removesuffix(".gz")
-        if not packed.exists():
-            raise wrong(f"{packed} does not exist", f"a copy of {urls}", "put it there")
-        if name.endswith(".tar.gz"):
+        packed = self._find(urls)
+        unpacked = self.scratch / packed.name.removesuffix(".gz")
+        if packed.name.endswith(".tar.gz"):
             with tarfile.open(packed) as archive:
                 archive.extractall(unpacked, filter="data")
         else:
@@ -143,12 +192,8 @@ class _LocalFiles:
                 shutil.copyfileobj(source, target)
         return str(unpacked)
 
-
-def _tensorflow_datasets() -> Any:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        found = f"data by name needs tensorflow-datasets ({error})"
-        mend = "pip install 'ebm_jax[datasets]', or give the files by their path"
-        raise wrong(found, "it installed", mend) from error
-    return tensorflow_datasets
+    def _find(self, url: Any) -> Path:
+        path = self.folder / self.infos[str(url)].filename
+        if not path.exists():
+            raise wrong(f"{path} does not exist", f"a copy of {url}", "put it there")
+        return path

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
+from ebm_jax.data.records import Records
+
 _SOURCE = "'digits', 'mnist', 'cifar10', an .npz, a folder of images, MNIST's idx files"
 _ARRAY = "2x2 pixels or more as (n, h, w), (n, h, w, c) or (n, c, h, w) where c alone is 1 or 3"
 _VALUES = "uint8 in 0..255, or floats in [0, 1] or [-1, 1] without NaN"
@@ -31,10 +33,10 @@ class DataError(ValueError):
 
 
 class Images(NamedTuple):
-    """Images of one size, in memory: grey (c = 1) or red, green and blue (c = 3)."""
+    """Images of one size: grey (c = 1) or red, green and blue (c = 3), in memory or on disk."""
 
-    pixels: UInt8[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"] | None
+    pixels: UInt8[np.ndarray | Records, "n h w c"]
+    labels: Int32[np.ndarray | Records, " n"] | None
 
 
 def to_unit(pixels: UInt8[np.ndarray, "*d"]) -> Float32[np.ndarray, "*d"]:
