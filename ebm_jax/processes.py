@@ -98,16 +98,18 @@ def first_says(answer: bool) -> bool:
 
 
 class Termination:
-    """Whether SIGTERM has come: `asked` is true in every process after the same step."""
+    """Whether SIGTERM has come to any process: all learn of it at the same time of asking."""
 
     def __init__(self) -> None:
         self.came = threading.Event()
+        self._times = 0
 
-    def asked(self, step: int) -> bool:
-        """Whether to stop after this step; all processes ask after every one."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.came.is_set()
+    def asked(self) -> bool:
+        """Whether to stop here; every process asks as often as any other."""
+        if jax.process_count() == 1:
+            return self.came.is_set()
+        self._times += 1  # the others agree on a number that is to come: none may be left out
+        return multihost_utils.reached_preemption_sync_point(self._times)
 
 
 @contextmanager

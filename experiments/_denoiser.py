@@ -99,6 +99,7 @@ def train_denoiser(
         steps_per_call=min(100, max(1, num_steps // 10)),
         one_scan=False,
         evaluate=_loss_by_level(denoiser, pixels, held_out.pixels),
+        best="held_out_loss",
     )
     return denoiser(state.ema)
 
@@ -174,11 +175,13 @@ def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: Pixels) -> 
         return jax.lax.map(lambda s: jnp.mean(at(s, index, pixels)), jnp.array(SHOWN_LEVELS))
 
     def evaluate(params: PyTree) -> dict[str, float]:
-        return {
-            f"{name}_loss_at_{sigma:.3g}": float(value)
-            for name, some in zip(("train", "held_out"), pixels, strict=True)
-            for sigma, value in zip(SHOWN_LEVELS, by_level(params, some[:16]), strict=True)
-        }
+        figures: dict[str, float] = {}
+        for name, some in zip(("train", "held_out"), pixels, strict=True):
+            values = np.asarray(by_level(params, some[:16]))
+            figures[f"{name}_loss"] = float(values.mean())
+            names = (f"{name}_loss_at_{sigma:.3g}" for sigma in SHOWN_LEVELS)
+            figures |= dict(zip(names, values.tolist(), strict=True))
+        return figures
 
     return evaluate
 

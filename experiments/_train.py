@@ -63,6 +63,7 @@ def train(
     prepare: Prepare | None = None,
     memory: PyTree = (),
     roll_backs: int = 0,
+    best: str = "loss",
 ) -> TrainState:
     """Train, or resume, until `num_steps`; the arguments are those of `make_step` and `fit`.
 
@@ -84,6 +85,8 @@ def train(
         roll_backs: how often a run that diverges may go back to its last checkpoint, or
             to its start, and on with another key; said, counted in metrics.csv and
             listed in roll_backs.txt.
+        best: the figure of a row whose lowest value marks the checkpoint that is kept besides
+            the last ones; none is, where there is no such figure.
 
     Raises:
         RunError: if training diverged once too often; it names the last good checkpoint.
@@ -101,7 +104,7 @@ def train(
         accumulate=machine.accumulate,
     )
     with (
-        Checkpoints(run.checkpoints, tell=say) as checkpoints,
+        Checkpoints(run.checkpoints, best=best, tell=say) as checkpoints,
         heed_sigterm() as termination,
         machine.profiler(run.folder / "profile", steps_per_call if one_scan else 1) as look,
         run.clock("train"),
@@ -109,7 +112,7 @@ def train(
 
         def watch(step: int) -> bool:
             look(step)
-            return termination.asked(step)
+            return termination.asked()
 
         fit_from = partial(
             fit,
@@ -194,10 +197,11 @@ def _follow(
             step, count = int(state.step), len(metrics["loss"])
             means = {name: float(np.mean(values)) for name, values in metrics.items()}
             counts = {"steps_per_second": count / (now - start), "roll_backs": past}
-            run.add_row({"step": step, **means, **counts, **evaluate(fetch(state.ema))})
+            row = {"step": step, **means, **counts, **evaluate(fetch(state.ema))}
+            run.add_row(row)
             advance(count, f"loss {means['loss']:.4f}")
             if step == num_steps or first_says(now - saved > SECONDS_BETWEEN_CHECKPOINTS):
-                checkpoints.save(step, state)
+                checkpoints.save(step, state, row)
                 saved = now
             start = time.perf_counter()
     if int(state.step) < num_steps:

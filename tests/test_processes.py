@@ -37,15 +37,16 @@ class Job:
         self.folder, self.count = folder, count
         self.logs = [folder.parent / f"{folder.name}.{i}.log" for i in range(count)]
         place = ["--coordinator", f"localhost:{launch.free_port()}", "--num-processes", str(count)]
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.small_run", "--out", str(folder), *flags]
-                + ([*place, "--process-id", str(i)] if count > 1 else []),
-                cwd=ROOT, env={**ENVIRONMENT, "JAX_NUM_CPU_DEVICES": str(devices)},
-                stdout=log.open("w"), stderr=subprocess.STDOUT,
-            )
-            for i, log in enumerate(self.logs)
-        ]  # fmt: skip
+        self.processes = []
+        for i, log in enumerate(self.logs):
+            command = [sys.executable, "-m", "tests.small_run", "--out", str(folder), *flags]
+            command += [*place, "--process-id", str(i)] if count > 1 else []
+            environment = {**ENVIRONMENT, "JAX_NUM_CPU_DEVICES": str(devices)}
+            with log.open("w") as file:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+                )
+            self.processes.append(process)
 
     def wait_for_step(self, step: int) -> None:
         """Until metrics.csv has come so far, or a process ended."""

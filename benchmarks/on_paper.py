@@ -1,0 +1,150 @@
+"""What a recipe would take of machines that are not at hand: the tables of docs/scale.md.
+
+    python -m benchmarks.on_paper
+
+Counted from the program, without running it: parameters; operations of the loss and its gradient
+for one image (XLA's count of the lowered program); what the forward pass keeps of one image for
+the gradient (JAX's list of saved values, whole and with `remat`). Worked out from that and from
+the vendor's figures of a machine: memory of a device, bytes that it sends a step, and the time of
+either against the time of the arithmetic at an assumed share of the peak. Takes two minutes.
+"""
+
+import contextlib
+import io
+import re
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import print_saved_residuals
+
+from benchmarks import harness
+from ebm_jax import recipes
+from ebm_jax.nets import UNet
+from ebm_jax.recipes import DiffusionRecipe
+from experiments.recipe import init, loss
+
+SAVED = re.compile(r"^(f32|bf16|f16|i32|u32|bool)\[([\d,]*)\] (?!from the argument)", re.MULTILINE)
+BYTES = {"f32": 4, "i32": 4, "u32": 4, "bf16": 2, "f16": 2, "bool": 1}
+SHARE = 0.35  # of the peak that convolutions reach, assumed: measure it
+STATE = 16  # bytes a parameter: itself, Adam's two moments and the average, in float32
+
+
+class Count(NamedTuple):
+    """Of one recipe, for one image: see the module."""
+
+    parameters: int
+    operations: float
+    kept: int
+    kept_with_remat: int
+
+
+class Machine(NamedTuple):
+    """`devices` of one kind: bytes of memory, operations/s in bfloat16, bytes/s sent by each."""
+
+    name: str
+    devices: int
+    memory: float
+    speed: float
+    link: float
+
+
+# Vendors' figures: NVIDIA H100 SXM data sheet (989 TFLOP/s bf16 dense, 80 GB, NVLink 900 GB/s both
+# ways together); Google Cloud TPU v5e (197 TFLOP/s bf16, 16 GB, 1,600 Gbit/s between chips).
+MACHINES = (
+    Machine("8 H100", 8, 80e9, 989e12, 450e9),
+    Machine("256 TPU v5e", 256, 16e9, 197e12, 100e9),
+)
+
+
+def large_recipe() -> DiffusionRecipe:
+    """DDPM's network for 256x256 (arXiv:2006.11239, appendix B): six resolutions, 114M."""
+    net = UNet(multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
+    return recipes.recipe("ddpm/cifar10")._replace(net=net, batch_size=64, num_steps=500_000)
+
+
+def count(recipe: DiffusionRecipe, side: int) -> Count:
+    """Lower the gradient of the recipe's loss of one image, and count."""
+    recipe = recipe._replace(net=recipe.net.clone(dtype=jnp.bfloat16))
+    like = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
+    params = jax.eval_shape(partial(init, recipe), jax.random.key(0), like)
+    image = jax.ShapeDtypeStruct((side, side, 3), jnp.uint8), jnp.float32(1.0)
+
+    def value(params: Any, image: Any, recipe: DiffusionRecipe = recipe) -> Any:
+        return loss(recipe, params, jax.random.key(0), image)
+
+    lowered = jax.jit(jax.grad(value)).lower(params, image)
+    remat = recipe._replace(net=recipe.net.clone(remat=True))
+    return Count(
+        sum(leaf.size for leaf in jax.tree.leaves(params)),
+        (lowered.cost_analysis() or {})["flops"],
+        kept(value, params, image),
+        kept(partial(value, recipe=remat), params, image),
+    )
+
+
+def kept(value: Any, *args: Any) -> int:
+    """Bytes that the forward pass keeps for the gradient, arguments not counted."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        print_saved_residuals(value, *args)
+    found = SAVED.findall(text.getvalue())
+    return sum(BYTES[t] * prod(int(n) for n in sizes.split(",") if n) for t, sizes in found)
+
+
+def plan(machine: Machine, counted: Count, batch: int) -> list[list[str]]:
+    """Rows of the table: data-parallel, and parameters in parts, with and without remat."""
+    n, images = machine.devices, -(-batch // machine.devices)
+    rows = []
+    for way, fsdp, remat in (("data", 1, False), ("fsdp", n, False), ("fsdp, remat", n, True)):
+        state = STATE * counted.parameters / fsdp
+        whole = 4 * counted.parameters  # the gradient, and the parameters where they are gathered
+        work = images * (counted.kept_with_remat if remat else counted.kept)
+        work += whole if fsdp == 1 else 2 * whole
+        sent = 2 * (n - 1) / n * whole  # gradients twice, or gradients once and parameters once
+        operations = images * counted.operations * (4 / 3 if remat else 1)
+        seconds = operations / (SHARE * machine.speed)
+        rows.append(
+            [
+                machine.name,
+                way,
+                str(images),
+                f"{state / 1e9:.2f}",
+                f"{work / 1e9:.2f}",
+                f"{100 * (state + work) / machine.memory:.0f}",
+                f"{sent / 1e9:.2f}",
+                f"{1e3 * sent / machine.link:.2f}",
+                f"{1e3 * seconds:.2f}",
+                f"{images * n / seconds:.0f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    """Count both recipes and print the tables."""
+    given = {
+        "ddpm/cifar10": (recipes.recipe("ddpm/cifar10"), 32),
+        "ddpm, 256x256": (large_recipe(), 256),
+    }
+    head = ["machine", "way", "images", "state GB", "work GB", "of memory %", "sends GB"]
+    head += ["sends ms", "computes ms", "images/s"]
+    for name, (recipe, side) in given.items():
+        counted = count(recipe, side)
+        say = f"\n{name}: {counted.parameters / 1e6:.1f}M parameters, "
+        say += f"{counted.operations / 1e9:.0f} GFLOP an image and step; kept of an image "
+        say += f"{counted.kept / 1e6:.0f} MB, with remat {counted.kept_with_remat / 1e6:.0f} MB"
+        print(f"{say}; published batch {recipe.batch_size}\n")
+        rows = [
+            row
+            for batch in (recipe.batch_size, 2048)
+            for machine in MACHINES
+            for row in plan(machine, counted, batch)
+        ]
+        print(harness.table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
