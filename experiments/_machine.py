@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,8 @@ import jax
 from tyro.conf import OmitArgPrefixes
 
 from ebm_jax import processes, sharding
+
+SECONDS_FOR_OTHERS = 5.0  # to end by themselves, before the first process does
 
 
 class RunError(Exception):
@@ -124,12 +127,14 @@ def end(message: str, status: int = 1) -> NoReturn:
     """Say why the program ends, and end it.
 
     Among several processes the others wait for this one: it leaves without taking leave,
-    which they notice and end.
+    which they notice and end. The first gives them time to say the same, since they all die
+    with it.
     """
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     prefix = f"process {jax.process_index()}: " if several else ""
     print(prefix + message, file=sys.stderr, flush=True)
     if several:
         sys.stdout.flush()
+        time.sleep(0.0 if jax.process_index() else SECONDS_FOR_OTHERS)
         os._exit(status)
     sys.exit(status)

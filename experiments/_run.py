@@ -141,6 +141,8 @@ class Run:
     def finish(self, results: dict[str, float]) -> None:
         """Write results.json, the mark of a finished run, and say what came out."""
         (self.folder / "results.json").write_text(json.dumps(results, indent=2))
+        if self._writer is not None:
+            self._writer.close()
         say_results(results)
         say("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()))
         say(f"report: {self.folder / 'report.html'}")
@@ -174,10 +176,11 @@ class Run:
 
         if self._writer is None:
             folder, step = self.folder / "tensorboard", row["step"]
-            self._writer = SummaryWriter(str(folder), purge_step=step, flush_secs=10)
+            self._writer = SummaryWriter(str(folder), purge_step=step)
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
 
 
 def say(line: str) -> None:
