@@ -151,7 +151,8 @@ def test_a_run_is_the_same_in_several_processes(alone, tmp_path, count, devices,
     assert not any("train" in other for other in others)  # the first alone speaks
 
 
-INTERRUPTED = ("--num-steps", "300", "--seconds-a-batch", "0.05")
+LONG = ("--num-steps", "300")
+SLOWLY = (*LONG, "--seconds-a-batch", "0.05")  # so that there is time to interrupt it
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +165,12 @@ def long(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 2])
 def test_when_one_process_of_four_is_killed_the_others_end_and_two_go_on(long, tmp_path, killed):
-    job = Job(tmp_path / "run", 4, 1, *INTERRUPTED, "--seconds-between-checkpoints", "0")
+    job = Job(tmp_path / "run", 4, 1, *SLOWLY, "--seconds-between-checkpoints", "0")
     job.wait_for_step(30)
     job.processes[killed].kill()
     statuses = job.statuses(timeout=60)
     assert 0 not in statuses, job.said()
-    again = Job(tmp_path / "run", 2, 1, *INTERRUPTED)
+    again = Job(tmp_path / "run", 2, 1, *LONG)
     assert again.statuses() == [0, 0], again.said()
     [step] = re.findall(r"resumed from step (\d+)", again.said())
     assert int(step) >= 25
@@ -181,17 +182,17 @@ def test_when_one_process_of_four_is_killed_the_others_end_and_two_go_on(long, t
 @pytest.mark.parametrize("how", ["--one-scan", "--no-one-scan"])
 def test_sigterm_saves_and_ends_and_the_same_command_goes_on(tmp_path, count, how):
     folder = tmp_path / "run"
-    job = Job(folder, count, 1, *INTERRUPTED, how)
+    job = Job(folder, count, 1, *SLOWLY, how)
     job.wait_for_step(20)
     job.processes[-1].send_signal(signal.SIGTERM)  # one is told, all end
     assert job.statuses(timeout=60) == [143] * count, job.said()
     [step] = set(re.findall(r"stopped at step (\d+), which is saved", job.said()))
     assert 20 <= int(step) < 300
     assert "Traceback" not in job.said()
-    again = Job(folder, count, 1, *INTERRUPTED, how)
+    again = Job(folder, count, 1, *LONG, how)
     assert again.statuses() == [0] * count, again.said()
     assert f"resumed from step {step}" in again.said()
-    whole = Job(tmp_path / "whole", count, 1, "--num-steps", "300", how)
+    whole = Job(tmp_path / "whole", count, 1, *LONG, how)
     assert whole.statuses() == [0] * count, whole.said()
     expected = results_of(tmp_path / "whole")
     del expected["losses"]  # means over the rows' steps, one of which was cut
@@ -213,19 +214,10 @@ def test_kill_9_at_twenty_moments_costs_no_more_than_the_save_in_flight(tmp_path
         assert row["resumed"] in (row["there"], None)
     assert last["resumed"] == last["there"] > 0
     assert len({row["there"] for row in kills}) > 10
-    with jax.set_mesh(make_mesh({"data": 1})):
-        flags = {"num_steps": 400, "steps_per_call": 4}
-        small = run_in_a_process(tmp_path / "whole", **flags)
-    for name, values in small.items():
+    whole = Job(tmp_path / "whole", 1, 1, "--num-steps", "400", "--steps-per-call", "4")
+    assert whole.statuses() == [0], whole.said()
+    for name, values in np.load(tmp_path / "whole/samples.npz").items():
         np.testing.assert_array_equal(np.load(tmp_path / "run/samples.npz")[name], values)
-
-
-def run_in_a_process(folder: Path, **options: object) -> dict[str, np.ndarray]:
-    """What the run saved, of the same program as that of another process."""
-    flags = [part for k, v in options.items() for part in (f"--{k.replace('_', '-')}", str(v))]
-    job = Job(folder, 1, len(os.sched_getaffinity(0)), *flags)
-    assert job.statuses() == [0], job.said()
-    return dict(np.load(folder / "samples.npz"))
 
 
 # ---- joining

@@ -10,7 +10,6 @@ from types import TracebackType
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from ebm_jax.checkpoints.contents import damage, load, read_metrics, write_contents
@@ -22,6 +21,7 @@ from ebm_jax.checkpoints.terms import (
     lowest,
     reason,
 )
+from ebm_jax.processes import first_says, is_first, wait_for_all
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of one that is being written
 
@@ -212,7 +212,7 @@ class Checkpoints:
         """Clear away what the failed save has left, and say what happened."""
         assert self._in_flight is not None
         (step, size, *_), self._in_flight = self._in_flight, None
-        if jax.process_index() == 0:
+        if is_first():
             for path in self.folder.glob(f"{step}{UNFINISHED}*"):
                 shutil.rmtree(path, ignore_errors=True)
         self._checkpointer.reload()
@@ -227,13 +227,13 @@ class Checkpoints:
 
     def _fault(self, step: int) -> str:
         """What is damaged in a checkpoint, or nothing; one process looks, all agree."""
-        fault = damage(self.folder / str(step)) if jax.process_index() == 0 else ""
-        found = multihost_utils.broadcast_one_to_all(np.int32(bool(fault)))
+        fault = damage(self.folder / str(step)) if is_first() else ""
+        found = first_says(bool(fault))
         return fault or ("process 0 found it damaged" if found else "")
 
     def _set_aside(self, faults: Mapping[int, str], used: int) -> None:
         """Rename the damaged, so that their steps can be saved again, and tell of them."""
-        if jax.process_index() == 0:
+        if is_first():
             for step, fault in faults.items():
                 aside = self.folder / f"{step}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
@@ -242,5 +242,5 @@ class Checkpoints:
                     f"the checkpoint of step {step} in {self.folder} is damaged ({fault}): that of "
                     f"step {used} is used instead, and the damaged one is now {aside.name}."
                 )
-        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        wait_for_all("damaged checkpoints are set aside")
         self._checkpointer.reload()
