@@ -587,8 +587,7 @@ def test_a_run_stopped_within_a_call_goes_on_to_the_same_rows_and_numbers(one_sc
     np.testing.assert_allclose(again.params["w"], whole.params["w"], rtol=1e-6)
 
 
-def test_no_more_than_the_next_batch_is_read_ahead():
-    """Batch s is asked for when step s - 2 has ended and step s - 1 may be running."""
+def test_step_by_step_each_batch_is_read_before_its_own_step():
     log = []
 
     def noted(first, count):
