@@ -268,13 +268,23 @@ def test_split_reads_rows_once_for_the_device_that_holds_them():
 # ---- memory
 
 
-def test_the_plan_counts_arguments_of_one_device_and_what_a_product_adds():
-    """Parts of 4096 x 1024 floats over 8 devices are 2 MiB each; x x^T of a part is 1 MiB."""
-    x = split(np.zeros((4096, 1024), np.float32), data_mesh())
-    plan = memory_plan(jax.jit(lambda x: x @ x[:512].T).lower(x).compile())
-    assert plan.arguments == 2 * 2**20
-    assert plan.peak >= plan.arguments + 2**20
-    assert plan.available > 2**30 / 8
+def plan_of(fn, *args, **options):
+    return memory_plan(jax.jit(fn, **options).lower(*args).compile())
+
+
+def test_the_plan_counts_what_one_device_holds():
+    """4096 x 1024 floats over 8 devices are 2 MiB each, and as much more for another such."""
+    x, part = split(np.zeros((4096, 1024), np.float32), data_mesh()), 2 * 2**20
+    assert plan_of(lambda x: x + 1, x)[:2] == (part, 2 * part)
+    assert plan_of(lambda x: x + 1, x, donate_argnums=0)[:2] == (part, part)
+    assert plan_of(lambda x: x + 1, x).available > 2**30 / 8
+
+
+def test_the_plan_counts_what_lives_in_between():
+    """A product of 1024 x 1024 floats, 4 MiB, of whose sines only the sum is returned."""
+    plan = plan_of(lambda x: jnp.sum(jnp.sin(x @ x.T)), jnp.zeros((1024, 1024)))
+    assert plan.arguments == 4 * 2**20
+    assert plan.peak >= 8 * 2**20
 
 
 def test_the_step_of_a_fully_sharded_unet_holds_an_eighth_of_its_state():

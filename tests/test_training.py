@@ -581,7 +581,7 @@ def test_a_run_stopped_within_a_call_goes_on_to_the_same_rows_and_numbers(one_sc
     state = stopped[-1][0]
     assert int(state.step) == (8 if one_scan else 6)
     steps = [int(state.step) for state, _ in fit(step, state, batches, **options)]
-    assert steps == [12, 15] if one_scan else [8, 12, 15]
+    assert steps == ([12, 15] if one_scan else [8, 12, 15])
     state = list(fit(step, start(), batches, watch=lambda done: done >= 6, **options))[-1][0]
     *_, (again, _) = fit(step, state, batches, **options)
     np.testing.assert_allclose(again.params["w"], whole.params["w"], rtol=1e-6)
