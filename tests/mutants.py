@@ -35,6 +35,7 @@ GOAL, BENCHES, TICK = 0.95, 2, 0.02
 TESTS = {  # of a file, where they are not tests/test_<file>.py or tests/test_<package>.py
     "data/__init__": ("data", "named"),
     "data/prepared": ("named",),
+    "data/rows": ("sharding",),
     "evidence/bound": ("flow_density",),
     "evidence/flow": ("flow_density",),
     "losses/diffusion": ("losses",),

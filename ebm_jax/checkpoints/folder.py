@@ -29,8 +29,7 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of one that is b
 class Checkpoints:
     """The checkpoints of one run, the last `keep` and the best of them kept; a context manager.
 
-    Leaving it waits for the save in flight. Where jax runs in several processes, all of them
-    make the same calls with the same numbers.
+    Leaving it waits for the save in flight. Several processes all make the same calls.
 
     Args:
         folder: where they live; made if missing. Processes share it.
@@ -96,6 +95,8 @@ class Checkpoints:
             if error is None:
                 raise
             self._tell(str(failure))  # what is on its way out must not be hidden
+        finally:
+            self._clear()  # a failed save may have gone on writing until it was closed
 
     @property
     def latest_step(self) -> int | None:
@@ -212,9 +213,7 @@ class Checkpoints:
         """Clear away what the failed save has left, and say what happened."""
         assert self._in_flight is not None
         (step, size, *_), self._in_flight = self._in_flight, None
-        if is_first():
-            for path in self.folder.glob(f"{step}{UNFINISHED}*"):
-                shutil.rmtree(path, ignore_errors=True)
+        self._clear()
         self._checkpointer.reload()
         newest = max(self._steps(), default=None)
         kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
@@ -224,6 +223,11 @@ class Checkpoints:
             f"It takes up to {size / 1e6:.1f} MB and {free / 1e6:.1f} MB are free there: "
             f"{reason(error)}"
         )
+
+    def _clear(self) -> None:
+        """Remove what a save that failed has left; none is in flight."""
+        for path in self.folder.glob(f"*{UNFINISHED}*") if is_first() else ():
+            shutil.rmtree(path, ignore_errors=True)
 
     def _fault(self, step: int) -> str:
         """What is damaged in a checkpoint, or nothing; one process looks, all agree."""
