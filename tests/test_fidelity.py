@@ -237,6 +237,19 @@ def test_subset_distances_are_means_over_pairs(size):
     np.testing.assert_allclose(subset_distances(x, y, i, j, kernel=lambda t: t), linear, rtol=1e-11)
 
 
+@pytest.mark.parametrize("n", [530, 1024])
+def test_subset_distances_of_more_rows_than_a_strip_are_means_over_whole_tables(n):
+    """k = t^2 - t of t = x . y / d, from one table over all pairs without its diagonal."""
+    z = normals(2 * n, 5)
+    z[n:] += 0.2
+    t = z @ z.T / 5
+    k = (t**2 - t) * (1 - np.eye(2 * n))
+    expected = (k[:n, :n].sum() + k[n:, n:].sum()) / (n * (n - 1)) - 2 * k[:n, n:].mean()
+    shuffled = np.random.default_rng(0).permutation(n)[None]
+    found = subset_distances(z[:n], z[n:], shuffled, shuffled, kernel=lambda t: t**2 - t)
+    np.testing.assert_allclose(found, [expected], rtol=1e-11)
+
+
 def test_kernel_distance_of_gaussians_has_the_closed_form_mean():
     """N(0, I) and N(a, I) in d dimensions, with A = |a|^2 and u = x . x' of the second law:
 
