@@ -265,11 +265,11 @@ def test_18_levels_of_edm_are_35_evaluations():
 
 def test_final_denoise_returns_the_denoised_end():
     process = PROCESSES["sub_vp"]
-    solver, times = samplers.ddim(process), jnp.array([0.9, 0.5])
+    solver, times = samplers.ddim(process), jnp.array([0.9, 0.8, 0.6, 0.5])
     end = run(solver, times, X)
     key = jax.random.key(3)
     ours = samplers.integrate(solver, mixture_denoiser, key, X, times, final_denoise=True)
-    alpha, sigma = process.alpha(times[1]), process.sigma(times[1])
+    alpha, sigma = process.alpha(times[3]), process.sigma(times[3])
     np.testing.assert_allclose(ours, mixture_denoiser(end / alpha, sigma / alpha), rtol=1e-5)
 
 
