@@ -218,6 +218,7 @@ def test_ddim_with_eta_has_the_variance_of_the_paper_and_loses_no_noise():
 
 def test_churn_adds_noise_only_between_its_levels_and_keeps_the_marginal():
     process, sigmas = PROCESSES["edm"], noise.geometric(2.0, 0.5, 3)
+    samplers.edm(process, gamma=2**0.5 - 1)  # the most, and not refused
     quiet = run(samplers.edm(process), sigmas, X)
     for options in ({"churn_min": 3.0}, {"churn_max": 0.1}):
         still = run(samplers.edm(process, gamma=0.4, **options), sigmas, X)
