@@ -199,12 +199,13 @@ def test_infinite_frechet_distance_loses_the_bias(reference):
 
 
 def test_the_line_of_infinite_frechet_distance_has_its_intercept_and_standard_error():
-    """Through 0 + 2 / n exactly, and through points with noise of known variance."""
+    """Through 7 + 2 / n exactly, and through points with noise of known variance: few of them,
+    so that n - 2 degrees of freedom tell themselves from others."""
     line = sys.modules["ebm_jax.metrics.frechet"]._intercept
-    x = 1 / np.linspace(0.1, 1, 15)
+    x = 1 / np.linspace(0.1, 1, 6)
     exact = line(x, 7 + 2 * x)
     np.testing.assert_allclose(exact, [7, 0], atol=1e-12)
-    fits = [line(x, 7 + 2 * x + 0.1 * normals(15, seed=i)) for i in range(500)]
+    fits = [line(x, 7 + 2 * x + 0.1 * normals(6, seed=i)) for i in range(2000)]
     values, errors = np.transpose(fits)
     assert_mean(values, 7.0)
     assert_mean((values - 7) ** 2 - errors**2, 0.0)
@@ -235,6 +236,19 @@ def test_subset_distances_are_means_over_pairs(size):
         plain_kernel_distance(x[a], y[b], lambda u, v: u @ v / 3) for a, b in zip(i, j, strict=True)
     ]
     np.testing.assert_allclose(subset_distances(x, y, i, j, kernel=lambda t: t), linear, rtol=1e-11)
+
+
+@pytest.mark.parametrize("n", [530, 1024])
+def test_subset_distances_of_more_rows_than_a_strip_are_means_over_whole_tables(n):
+    """k = t^2 - t of t = x . y / d, from one table over all pairs without its diagonal."""
+    z = normals(2 * n, 5)
+    z[n:] += 0.2
+    t = z @ z.T / 5
+    k = (t**2 - t) * (1 - np.eye(2 * n))
+    expected = (k[:n, :n].sum() + k[n:, n:].sum()) / (n * (n - 1)) - 2 * k[:n, n:].mean()
+    shuffled = np.random.default_rng(0).permutation(n)[None]
+    found = subset_distances(z[:n], z[n:], shuffled, shuffled, kernel=lambda t: t**2 - t)
+    np.testing.assert_allclose(found, [expected], rtol=1e-11)
 
 
 def test_kernel_distance_of_gaussians_has_the_closed_form_mean():
@@ -304,6 +318,8 @@ def test_inception_score_is_the_number_of_classes_or_one():
     np.testing.assert_allclose(inception_score(by_class, num_splits=5), [1, 0, 5, 5, 1], rtol=1e-12)
     unsure = np.zeros((10, 4))
     np.testing.assert_allclose(inception_score(unsure), [1, 0, 1, 4, 1 / 4], rtol=1e-12)
+    two = inception_score(sure[:2], num_splits=1)  # the fewest rows
+    np.testing.assert_allclose(two, [2, 0, 2, 2, 1], rtol=1e-12)
 
 
 def test_inception_score_is_the_exponential_of_the_mean_divergence_of_every_split():
@@ -479,6 +495,15 @@ def test_features_that_cannot_be_compared_are_refused(monkeypatch, name, x, y, m
         (lambda: infinite_frechet_distance(KEY, WIDE, moments(ROWS)), "widths 3 and 2"),
         (lambda: kernel_distance(KEY, ROWS, ROWS), "subset_size=1000, and only 30 rows"),
         (lambda: kernel_distance(KEY, ROWS, ROWS, num_subsets=1), "got subset_size=1000 and num_s"),
+        (lambda: kernel_distance(KEY, ROWS, ROWS, subset_size=1), "=1 and num_subsets=100:"),
+        (
+            lambda: general_kernel_distance(jnp.dot, KEY, ROWS, ROWS, subset_size=1),
+            "=1 and num_subsets=100:",
+        ),
+        (
+            lambda: general_kernel_distance(jnp.dot, KEY, ROWS, ROWS, num_subsets=1),
+            "got subset_size=1000 and num_subsets=1:",
+        ),
         (lambda: inception_score(ROWS[:9]), r"`inception_score` got logits of shape \(9, 2\)"),
         (lambda: inception_score(ONE, num_splits=1), r"logits of shape \(1, 2\)"),
         (lambda: inception_score(ROWS, num_splits=0), "got num_splits=0"),

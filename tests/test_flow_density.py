@@ -1,5 +1,7 @@
 """Likelihoods by probability flow and by variational bound, against closed forms."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,7 @@ def test_probes_of_independent_coordinates_are_exact():
         gaussian_denoiser, jax.random.key(1), x, num_probes=2, **ENDS
     )
     assert float(found.value) == pytest.approx(float(exact.value), abs=1e-3)
+    assert float(found.standard_error) == pytest.approx(0, abs=1e-5)
     one = evidence.estimated_flow_log_density(
         gaussian_denoiser, jax.random.key(1), x, num_probes=1, **ENDS
     )
@@ -98,15 +101,44 @@ def test_the_flow_of_gaussian_data_only_rescales(sigma_from, sigma_to):
 
 
 def test_the_flow_counts_its_evaluations():
+    """The exact divergence calls twice, with and without derivative, for XLA to merge."""
     counts = []
 
     def counted(x, sigma):
         jax.debug.callback(lambda: counts.append(1))
         return mixture_denoiser(x, sigma)
 
-    end = samplers.follow_flow(counted, jnp.array([2.0]), 5.0, 0.1)
-    jax.effects_barrier()
-    assert len(counts) == pytest.approx(int(end.num_evaluations), abs=2)
+    x, ends = jnp.array([2.0]), {"sigma_min": 0.1, "sigma_max": 5.0}
+    probed = evidence.estimated_flow_log_density
+    for calls, follow in (
+        (1, lambda: samplers.follow_flow(counted, x, 5.0, 0.1)),
+        (2, lambda: evidence.flow_log_density(counted, x, **ends)),
+        (1, lambda: probed(counted, jax.random.key(0), x, num_probes=2, **ends)),
+    ):
+        counts.clear()
+        end = follow()
+        jax.effects_barrier()
+        assert len(counts) == pytest.approx(calls * int(end.num_evaluations), abs=2 * calls)
+
+
+@pytest.mark.parametrize(
+    "density",
+    [
+        partial(evidence.flow_log_density, mixture_denoiser),
+        lambda x, **ends: evidence.estimated_flow_log_density(
+            mixture_denoiser, jax.random.key(0), x, num_probes=1, **ends
+        ),
+    ],
+    ids=["exact", "estimated"],
+)
+def test_tolerances_are_1e_5_unless_told(density):
+    told = {"rtol": 1e-5, "atol": 1e-5}
+    found, same, *others = (
+        float(density(jnp.array([0.7]), sigma_min=0.1, sigma_max=5.0, **tolerances).value)
+        for tolerances in ({}, told, told | {"rtol": 2e-5}, told | {"atol": 2e-5})
+    )
+    assert found == same
+    assert found not in others
 
 
 def test_the_flow_from_a_draw_of_the_prior_is_a_sample_of_every_process():
@@ -128,7 +160,7 @@ def bound(denoise_fn, x, sigmas, seed=0, n=2000):
     return np.asarray(sum(jax.jit(one)(keys)), np.float64)
 
 
-@pytest.mark.parametrize("num_levels", [10, 100])
+@pytest.mark.parametrize("num_levels", [2, 10, 100])
 def test_the_bound_of_gaussian_data_lies_below_the_likelihood_by_what_it_must(num_levels):
     """Its mean over the data is a sum of Kullback-Leibler divergences of Gaussians.
 
@@ -156,6 +188,19 @@ def test_the_bound_of_gaussian_data_lies_below_the_likelihood_by_what_it_must(nu
     assert -parts.sum(1).mean() < truth
 
 
+def test_the_decoder_is_given_the_example_the_denoised_lowest_level_and_its_noise():
+    """D(y, sigma) = 3 sigma, whatever y is; levels 4, 2 and 1/2."""
+    x, sigmas = jnp.array([0.3, -0.7]), jnp.array([4.0, 2.0, 0.5])
+    parts = evidence.variational_bound(
+        lambda y, sigma: jnp.full_like(y, 3 * sigma), jax.random.key(0), x, sigmas,
+        lambda x, mean, std: jnp.sum(x + 10 * mean) + 100 * std,
+    )  # fmt: skip
+    assert float(parts.decoder) == pytest.approx(-(-0.4 + 30.0 + 50.0))
+    errors = [(0.3 - 3 * s) ** 2 + (-0.7 - 3 * s) ** 2 for s in (4.0, 2.0)]
+    weights = [(1 / 4 - 1 / 16) / 2, (4 - 1 / 4) / 2]
+    assert float(parts.diffusion) == pytest.approx(np.dot(weights, errors), rel=1e-5)
+
+
 def test_the_bound_of_each_example_lies_below_its_likelihood_and_nears_it():
     """Of a mixture, 1,000 levels: below log p(x), and by less than .06 nats a dimension."""
     sigmas = noise.geometric(50.0, 0.02, 1000)
@@ -175,6 +220,10 @@ def test_a_discretised_normal_is_a_law_on_256_values(std):
         one = jax.vmap(evidence.log_discretised_normal, (0, None, None))
         log_prob = one(pixels, *law)
         assert np.exp(np.asarray(log_prob, np.float64)).sum() == pytest.approx(1, abs=1e-4)
+    near = pixels[150:180].reshape(5, 6)  # independent pixels: logarithms add up
+    whole = evidence.log_discretised_normal(near, jnp.full((5, 6), 0.3), jnp.float32(std))
+    apart = [one(row, jnp.float32(0.3), jnp.float32(std)) for row in near]
+    np.testing.assert_allclose(whole, np.sum(apart), rtol=1e-5)
     inner = evidence.log_discretised_normal(pixels[100], jnp.float32(0.3), jnp.float32(std))
     ends = float(pixels[100]) + np.array([1, -1]) / 255
     truth = -np.subtract(*stats.norm.logcdf(ends, 0.3, std)[::-1])

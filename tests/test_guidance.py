@@ -51,6 +51,18 @@ def test_posterior_is_the_denoiser_of_the_gaussian_posterior(sigma):
     np.testing.assert_allclose(ours(x, sigma), truth(x, sigma), rtol=2e-3, atol=2e-3)
 
 
+def test_posterior_takes_ten_iterations_unless_told():
+    """Of a measurement with 20 entries and noise too small for ten to converge."""
+    scales = jnp.float32(np.geomspace(0.05, 5.0, 20))
+    known = {"measure": lambda x: scales * x, "measured": jnp.ones(20), "noise_std": 1e-2}
+    by_default, ten, eleven = (
+        guidance.posterior(gaussian_denoiser, **known, **told)(jnp.zeros(20), jnp.float32(2.0))
+        for told in ({}, {"num_iterations": 10}, {"num_iterations": 11})
+    )
+    np.testing.assert_array_equal(by_default, ten)
+    assert np.abs(ten - eleven).max() > 1e-3
+
+
 def test_samples_of_the_posterior_have_its_mean_and_covariance():
     ours = guidance.posterior(DENOISE, measure, jnp.float32(MEASURED), noise_std=NOISE_STD)
     process = noise.vp()
@@ -171,6 +183,8 @@ def test_clamped_clips_the_denoised_example():
     ours = guidance.clamped(lambda x, sigma: 3 * x, -1.0, 0.5)
     x = jnp.array([-2.0, 0.1, 2.0])
     np.testing.assert_allclose(ours(x, jnp.float32(1.0)), [-1.0, 0.3, 0.5], rtol=1e-6)
+    pixels = guidance.clamped(lambda x, sigma: 3 * x)
+    np.testing.assert_allclose(pixels(x, jnp.float32(1.0)), [-1.0, 0.3, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

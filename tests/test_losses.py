@@ -226,7 +226,7 @@ PROCESSES = {"vp": noise.vp(), "sub_vp": noise.sub_vp(), "ve": noise.ve(sigma_ma
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_likelihood_weighted_is_g_squared_times_the_score_error_of_the_process(name):
-    process, t, x = PROCESSES[name], jnp.float32(0.4), PREDICTED
+    process, t, x = PROCESSES[name]._replace(t_min=0.1), jnp.float32(0.4), PREDICTED
     n = jax.random.normal(jax.random.key(3), x.shape)
     noisy = process.alpha(t) * x + process.sigma(t) * n
     error = process.score(wrong)(noisy, t) + n / process.sigma(t)

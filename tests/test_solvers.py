@@ -218,6 +218,7 @@ def test_ddim_with_eta_has_the_variance_of_the_paper_and_loses_no_noise():
 
 def test_churn_adds_noise_only_between_its_levels_and_keeps_the_marginal():
     process, sigmas = PROCESSES["edm"], noise.geometric(2.0, 0.5, 3)
+    samplers.edm(process, gamma=2**0.5 - 1)  # the most, and not refused
     quiet = run(samplers.edm(process), sigmas, X)
     for options in ({"churn_min": 3.0}, {"churn_max": 0.1}):
         still = run(samplers.edm(process, gamma=0.4, **options), sigmas, X)
@@ -265,11 +266,11 @@ def test_18_levels_of_edm_are_35_evaluations():
 
 def test_final_denoise_returns_the_denoised_end():
     process = PROCESSES["sub_vp"]
-    solver, times = samplers.ddim(process), jnp.array([0.9, 0.5])
+    solver, times = samplers.ddim(process), jnp.array([0.9, 0.8, 0.6, 0.5])
     end = run(solver, times, X)
     key = jax.random.key(3)
     ours = samplers.integrate(solver, mixture_denoiser, key, X, times, final_denoise=True)
-    alpha, sigma = process.alpha(times[1]), process.sigma(times[1])
+    alpha, sigma = process.alpha(times[3]), process.sigma(times[3])
     np.testing.assert_allclose(ours, mixture_denoiser(end / alpha, sigma / alpha), rtol=1e-5)
 
 
