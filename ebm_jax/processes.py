@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -56,27 +58,49 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
 
 
 def started_by_a_cluster() -> bool:
-    """Whether the environment tells of other processes of this job, or of TPU hosts."""
-    on_tpu = find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
-    return num_in_cluster() > 1 or on_tpu
+    """Whether the environment tells of other processes of this job, or this is a TPU host."""
+    chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+    on_tpu = find_spec("libtpu") is not None and bool(chips)
+    return num_in_cluster() > 1 or (on_tpu and os.environ.get("JAX_PLATFORMS") != "cpu")
 
 
 def num_in_cluster() -> int:
-    """How many processes SLURM (`srun`) or Open MPI (`mpirun`) say that they started."""
-    in_step = "SLURM_PROCID" in os.environ
-    slurm = os.environ.get("SLURM_NTASKS", "1") if in_step else "1"
-    return max(int(slurm), int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
+    """How many processes SLURM (`srun`) or Open MPI (`mpirun`) say that they started.
+
+    SLURM_NTASKS is no sign of it: a batch script has that too, and is one process.
+    """
+    return max(_number("SLURM_STEP_NUM_TASKS"), _number("OMPI_COMM_WORLD_SIZE"))
+
+
+def one_sees_its_own_devices() -> bool:
+    """Whether a process may take all GPUs that it sees: it is alone on its host, or sees one."""
+    alone = _number("SLURM_STEP_NUM_TASKS") == _number("SLURM_STEP_NUM_NODES")
+    alone = alone and _number("OMPI_COMM_WORLD_LOCAL_SIZE") == 1
+    return alone or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
+
+
+def _number(name: str) -> int:
+    return int(os.environ.get(name, "1"))
 
 
 def _initialize(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
+    # JAX gives a cluster's process the one GPU of its number on the host; [] restricts nothing
+    chosen = "JAX_LOCAL_DEVICE_IDS" in os.environ or not one_sees_its_own_devices()
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT
+            coordinator,
+            num_processes,
+            process_id,
+            local_device_ids=None if chosen else [],
+            heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
-        raise JoinError(f"the processes of this job cannot be joined: {error}") from error
+        raise JoinError(
+            f"the processes of this job cannot be joined ({error}): --coordinator, "
+            "--num-processes and --process-id say where they are."
+        ) from error
 
 
 def is_first() -> bool:
@@ -97,35 +121,34 @@ def first_says(answer: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
 
+ASKED = count(1)  # others agree on a number that is to come: none may be left out or come twice
+
+
 class Termination:
     """Whether SIGTERM has come to any process: all learn of it at the same time of asking."""
 
     def __init__(self) -> None:
         self.came = threading.Event()
-        self._times = 0
 
     def asked(self) -> bool:
         """Whether to stop here; every process asks as often as any other."""
         if jax.process_count() == 1:
             return self.came.is_set()
-        self._times += 1  # the others agree on a number that is to come: none may be left out
-        return multihost_utils.reached_preemption_sync_point(self._times)
+        return multihost_utils.reached_preemption_sync_point(next(ASKED))
 
 
 @contextmanager
 def heed_sigterm() -> Iterator[Termination]:
     """Within it SIGTERM does not kill, and is noted.
 
-    Among several processes JAX notes it, from the joining on. Only a program's main thread
-    can heed signals: elsewhere SIGTERM keeps its meaning.
+    Among several processes JAX notes it from the joining on, and outside of this it has no
+    effect. Only a program's main thread can heed signals: elsewhere SIGTERM keeps its meaning.
     """
     termination = Termination()
-    if threading.current_thread() is not threading.main_thread():
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield termination
         return
-    before = signal.getsignal(signal.SIGTERM)
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, lambda *_: termination.came.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: termination.came.set())
     try:
         yield termination
     finally:

@@ -83,13 +83,14 @@ class Machine:
         It traces the calls that hold the steps of --profile, and the one after, which may
         begin before they have ended.
         """
-        steps, running = self.profiled(), False
+        steps, running, traced = self.profiled(), False, False
 
         def look(done: int) -> None:
-            nonlocal running
+            nonlocal running, traced
             wanted = bool(steps) and done + steps_per_call >= steps.start and done < steps.stop
             if wanted and not running:
                 jax.profiler.start_trace(folder)
+                traced = True
             elif running and not wanted:
                 jax.profiler.stop_trace()
             running = wanted
@@ -98,9 +99,12 @@ class Machine:
             yield look
         finally:
             look(self.profiled().stop)
+            if steps and not traced:
+                _say(f"--profile {self.profile}: no such step was taken here")
 
 
 ALONE = Machine()
+TRAINED = ContextVar("TRAINED", default=False)  # whether `_train.train` was called
 MACHINE = ContextVar("MACHINE", default=ALONE)
 
 
@@ -113,7 +117,12 @@ def on_machine(main: Callable[..., None]) -> Callable[..., None]:
     def run(machine: Machine, **options: Any) -> None:
         MACHINE.set(machine)
         machine.start()
+        if machine.mesh or jax.process_count() > 1:
+            mesh = sharding.data_mesh()
+            _say(f"{mesh.size} devices of {jax.process_count()} processes: {dict(mesh.shape)}")
         main(**options)
+        if (machine.accumulate > 1 or machine.profile) and not TRAINED.get():
+            _say("--accumulate and --profile did nothing: this experiment trains in its own way")
         processes.wait_for_all("the end")
 
     last = Parameter("machine", Parameter.KEYWORD_ONLY, default=ALONE, annotation=kind)
@@ -121,6 +130,11 @@ def on_machine(main: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {**main.__annotations__, "machine": kind}
     del vars(run)["__wrapped__"]
     return run
+
+
+def _say(line: str) -> None:
+    if processes.is_first():
+        print(line, flush=True)
 
 
 def end(message: str, status: int = 1) -> NoReturn:

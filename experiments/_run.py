@@ -8,7 +8,9 @@ the others have a copy of its files that nobody sees, and share its checkpoints.
 """
 
 import csv
+import io
 import json
+import os
 import shutil
 import time
 import traceback
@@ -88,7 +90,12 @@ class Run:
             raise RunError(
                 f"{self.folder} is not empty and holds no run: give another folder by --out."
             )
-        there = json.loads(path.read_text()) if path.exists() else self.config
+        there = self.config
+        if path.exists():
+            try:
+                there = json.loads(path.read_text())
+            except ValueError as error:
+                raise RunError(f"{path} is damaged ({error}): give another --out.") from error
         names = sorted({n for n in {*there, *self.config} if there.get(n) != self.config.get(n)})
         if names:
             changes = "; ".join(
@@ -98,13 +105,14 @@ class Run:
                 f"{self.folder} holds a run of another configuration ({changes}): "
                 "give the same flags, or another folder by --out."
             )
-        if is_first():
+        wait_for_all("the run's folder is looked at")
+        if is_first() and not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.config, indent=2))
-        wait_for_all("the run's folder")
+            _write(path, json.dumps(self.config, indent=2))
+        wait_for_all("the run's folder is there")
         if not is_first():
             self._work_on_a_copy()
-        wait_for_all("copies of the run's folder")
+        wait_for_all("the run's folder is copied")
 
     def _work_on_a_copy(self) -> None:
         if not (self.folder / "config.json").exists():
@@ -140,7 +148,7 @@ class Run:
 
     def finish(self, results: dict[str, float]) -> None:
         """Write results.json, the mark of a finished run, and say what came out."""
-        (self.folder / "results.json").write_text(json.dumps(results, indent=2))
+        _write(self.folder / "results.json", json.dumps(results, indent=2))
         if self._writer is not None:
             self._writer.close()
         say_results(results)
@@ -154,10 +162,12 @@ class Run:
 
     def keep_rows_until(self, step: int) -> None:
         """Drop the rows of steps after `step`, which a resumed run takes again."""
-        rows = [row for row in self.rows() if int(row["step"]) <= step]
-        (self.folder / "metrics.csv").unlink(missing_ok=True)
-        for row in rows:
-            self.add_row(row)
+        rows, text = self.rows(), io.StringIO()
+        if rows:
+            writer = csv.DictWriter(text, rows[0])
+            writer.writeheader()
+            writer.writerows(row for row in rows if int(row["step"]) <= step)
+            _write(self.folder / "metrics.csv", text.getvalue())
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.csv."""
@@ -181,6 +191,13 @@ class Run:
             if name != "step":
                 self._writer.add_scalar(name, value, row["step"])
         self._writer.flush()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all, whenever the process dies."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(text, newline="")
+    os.replace(unfinished, path)
 
 
 def say(line: str) -> None:

@@ -36,7 +36,7 @@ from ebm_jax.training import (
     make_step,
 )
 from ebm_jax.types import Example, PRNGKey
-from experiments._machine import MACHINE
+from experiments._machine import MACHINE, TRAINED
 from experiments._run import RESUME, Run, RunError, Stopped, progress, say
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -103,9 +103,10 @@ def train(
         prepare=prepare and _of_whole(prepare, mesh),
         accumulate=machine.accumulate,
     )
+    TRAINED.set(True)
     with (
-        Checkpoints(run.checkpoints, best=best, tell=say) as checkpoints,
         heed_sigterm() as termination,
+        Checkpoints(run.checkpoints, best=best, tell=say) as checkpoints,
         machine.profiler(run.folder / "profile", steps_per_call if one_scan else 1) as look,
         run.clock("train"),
     ):
@@ -150,9 +151,11 @@ def mesh_for(batch_size: int) -> Mesh:
     if batch_size % parts:
         raise RunError(f"--accumulate got {parts} for a batch of {batch_size}: it must divide it.")
     try:
-        return data_mesh(batch_size)
+        return data_mesh(batch_size // parts)
     except ValueError as error:
-        raise RunError(f"--mesh: {error}") from error
+        of = f"--accumulate {parts} makes " if parts > 1 else "there is "
+        mend = "Or start another number of processes or devices."
+        raise RunError(f"{of}{error} {mend}") from error
 
 
 def placed(state: TrainState, mesh: Mesh) -> TrainState:
@@ -207,6 +210,7 @@ def _follow(
     if int(state.step) < num_steps:
         if checkpoints.latest_step != int(state.step):
             checkpoints.save(int(state.step), state)
+        checkpoints.wait()
         raise Stopped(f"stopped at step {int(state.step)}, which is saved: {RESUME}")
     return state
 

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from ebm_jax import metrics
 from ebm_jax.data import Pixels, load, to_unit
+from ebm_jax.processes import is_first
 from experiments._judge import Embed, Outputs, class_figures, figures, pixel_features
 from experiments._run import RunError, command, progress, say
 
@@ -73,11 +74,13 @@ def main(
     titles = TITLES if features == "inception" else {}
     table = {column: {title(name, titles): value for name, value in rows.items()}
              for column, rows in found.items()}  # fmt: skip
-    show(table)
+    if is_first():
+        show(table)
     say(f"features: {protocol['features']}; a figure depends on n, which stands above it")
     packages = {name: version(name) for name in ("ebm_jax", "jax", "jaxlib", "numpy", "scipy")}
     record = {"figures": table, "protocol": protocol, **sizes, "seed": seed, "versions": packages}
-    Path(out).write_text(json.dumps(record, indent=2))
+    if is_first():
+        Path(out).write_text(json.dumps(record, indent=2))
     say(f"written to {out}")
 
 
@@ -141,7 +144,7 @@ def evaluate(
     sizes["reference"] = {"path": reference, "shape": real.shape}
     same_size(samples, drawn, reference, real)
     x, y = embed(drawn), embed(real)
-    if save_statistics:
+    if save_statistics and is_first():
         metrics.save_statistics(save_statistics, metrics.moments(y.features), protocol)
     found = columns(x, y, seed)
     if held_out:

@@ -6,8 +6,9 @@ Every flag behind the experiment's name is the experiment's own. A cluster needs
 `srun`, `mpirun` and Cloud TPU start the processes, which find each other, and elsewhere
 --coordinator, --num-processes and --process-id say where they are.
 
-The cores are shared out among the processes. Ctrl-C and SIGTERM reach all of them. When one
-ends with an error the others are ended too; its exit status is that of the whole.
+The cores are shared out among the processes; of GPUs each gets the one of its number. Ctrl-C and
+SIGTERM reach all of them. When one ends with an error, or after SIGTERM, the others have half a
+minute to end too; the first exit status that is not 0 is that of the whole.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
     return [
         subprocess.Popen(
             [sys.executable, "-m", *command, *place, "--process-id", str(i)],
-            env={**chosen, **os.environ},
+            env={**chosen, **os.environ, "JAX_LOCAL_DEVICE_IDS": str(i)},
         )
         for i in range(count)
     ]
@@ -61,17 +62,20 @@ def free_port() -> int:
 def wait_for(processes: list[subprocess.Popen[bytes]]) -> int:
     """Wait until all have ended; the first exit status that is not 0, or 0."""
 
+    status, ended_at = 0, 0.0
+
     def pass_on(number: int, _: object) -> None:
+        nonlocal ended_at
+        ended_at = time.monotonic()
         for process in processes:
             process.send_signal(number)
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of them
-    status, ended_at = 0, 0.0
     while any(process.poll() is None for process in processes):
         status = status or next((p.returncode for p in processes if p.returncode), 0)
         ended_at = ended_at or (time.monotonic() if status else 0.0)
-        if status and time.monotonic() - ended_at > GRACE:
+        if ended_at and time.monotonic() - ended_at > GRACE:
             pass_on(signal.SIGKILL, None)
         time.sleep(0.1)
     status = status or next((p.returncode for p in processes if p.returncode), 0)

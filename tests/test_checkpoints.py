@@ -479,7 +479,11 @@ import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import NamedSharding, PartitionSpec
 from ebm_jax.checkpoints import CheckpointError, Checkpoints
+from ebm_jax.checkpoints import folder as folder_module
 from ebm_jax.sharding import data_mesh
+
+def full(*args):
+    raise OSError("no room")
 
 def state(step):
     whole = np.arange(8, dtype=np.float32) + step
@@ -515,6 +519,18 @@ with Checkpoints(folder, tell=told.append) as checkpoints:
     sync_global_devices("damaged")
     assert is_of(checkpoints.restore(state(0)), 3)
     assert len(told) == 1 - jax.process_index(), told
+    write = folder_module.write_contents
+    if jax.process_index() == 0:  # it alone has no room: both are told, at once
+        folder_module.write_contents = full
+    checkpoints.save(4, state(6))
+    try:
+        checkpoints.wait()
+    except CheckpointError as error:
+        assert "step 4 could not be written" in str(error)
+    else:
+        raise AssertionError
+    folder_module.write_contents = write
+    assert checkpoints.latest_step == 3
     checkpoints.save(4, state(5))
 """
 

@@ -37,9 +37,10 @@ def run_small(folder, **options):
     ("flags", "word"),
     [
         (("--mesh", "magic"), "--mesh: a mesh of 'magic'"),
-        (("--mesh", "data=4", "--batch-size", "6"), "--mesh: a batch of 6 for 4 devices"),
+        (("--mesh", "data=4", "--batch-size", "6"), "a batch of 6 for 4 devices"),
         (("--accumulate", "0"), "--accumulate got 0"),
         (("--accumulate", "5"), "--accumulate got 5 for a batch of 16"),
+        (("--accumulate", "8", "--mesh", "data=4"), "--accumulate 8 makes a batch of 2 for"),
         (("--profile", "9-3"), "--profile got '9-3'"),
         (("--num-processes", "2"), "give all three"),
     ],

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ import pytest
 from ebm_jax import processes
 from ebm_jax.sharding import make_mesh
 from experiments import launch
+from experiments._run import Run, RunError
 from tests import small_run
 
 ROOT = Path(__file__).parents[1]
@@ -216,8 +218,38 @@ def test_kill_9_at_twenty_moments_costs_no_more_than_the_save_in_flight(tmp_path
     assert len({row["there"] for row in kills}) > 10
     whole = Job(tmp_path / "whole", 1, 1, "--num-steps", "400", "--steps-per-call", "4")
     assert whole.statuses() == [0], whole.said()
+    assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole")
     for name, values in np.load(tmp_path / "whole/samples.npz").items():
         np.testing.assert_array_equal(np.load(tmp_path / "run/samples.npz")[name], values)
+
+
+# ---- the run's folder
+
+
+def test_a_damaged_configuration_is_a_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(RunError, match=r"config.json is damaged"):
+        Run("test", str(tmp_path), {})
+
+
+def test_files_of_a_run_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A process that dies before a file is renamed leaves the old one."""
+    run = Run("test", str(tmp_path), {})
+    for step in (1, 2, 3):
+        run.add_row({"step": step, "loss": 0.5})
+
+    def die(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    for write in (partial(run.keep_rows_until, 1), partial(run.finish, {"a": 1.0})):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert [row["step"] for row in run.rows()] == ["1", "2", "3"]
+    assert not run.is_done()
+    monkeypatch.undo()
+    run.keep_rows_until(2)
+    assert [row["step"] for row in run.rows()] == ["1", "2"]
 
 
 # ---- joining
@@ -235,19 +267,45 @@ def test_half_a_place_is_refused(place):
     ("environment", "count"),
     [
         ({}, 1),
-        ({"SLURM_NTASKS": "8"}, 1),  # a shell in an allocation, not a step of `srun`
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}, 8),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, 1),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, 1),  # a batch script, no step of `srun`
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}, 8),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, 1),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
     ],
     ids=str,
 )
 def test_clusters_tell_how_many_processes_they_started(monkeypatch, environment, count):
-    for name in ("SLURM_NTASKS", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [*os.environ]:
+        if name.startswith(("SLURM", "OMPI")):
+            monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert processes.num_in_cluster() == count
+    assert processes.started_by_a_cluster() == (count > 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "alone"),
+    [
+        ({}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "4"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "4"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "8", "CUDA_VISIBLE_DEVICES": "0"}, True),  # its only one
+        ({"SLURM_STEP_NUM_TASKS": "8", "CUDA_VISIBLE_DEVICES": "0,1"}, False),
+    ],
+    ids=str,
+)
+def test_a_process_takes_all_gpus_that_it_sees_if_no_other_sees_them(
+    monkeypatch, environment, alone
+):
+    for name in [*os.environ]:
+        if name.startswith(("SLURM", "OMPI", "CUDA")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes.one_sees_its_own_devices() == alone
 
 
 @pytest.mark.slow
@@ -255,6 +313,7 @@ def test_two_processes_that_slurm_started_find_each_other(alone, tmp_path):
     """The environment that `srun -n 2` gives; job numbers choose the port."""
     slurm = {
         "SLURM_JOB_ID": str(launch.free_port() % 4096), "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NODELIST": "localhost", "JAX_NUM_CPU_DEVICES": "1",
     }  # fmt: skip
     jobs = [

@@ -1,6 +1,7 @@
 """What is in one checkpoint: its metrics, its files, its leaves; and what is wrong with them."""
 
 import json
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from ebm_jax.checkpoints.terms import CheckpointError, reason
+from ebm_jax.processes import is_first
 
 CONTENTS = "contents.json"
 
@@ -25,6 +27,12 @@ def write_contents(folder: Path, metrics: Mapping[str, float]) -> None:
         if file.is_file() and file.parent != folder
     }
     (folder / CONTENTS).write_text(json.dumps({"metrics": dict(metrics), "files": files}))
+
+
+def clear(folder: Path, pattern: str) -> None:
+    """Remove the checkpoints in `folder` whose names match; one process does."""
+    for path in folder.glob(pattern) if is_first() else ():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def read_metrics(folder: Path) -> dict[str, float]:

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ebm_jax.checkpoints.contents import damage, load, read_metrics, write_contents
+from ebm_jax.checkpoints.contents import clear, damage, load, read_metrics, write_contents
 from ebm_jax.checkpoints.terms import (
     CheckpointError,
     NewestAndBest,
     Save,
     is_not_of_orbax,
     lowest,
-    reason,
+    not_written,
 )
 from ebm_jax.processes import first_says, is_first, wait_for_all
 
@@ -59,11 +59,13 @@ class Checkpoints:
         self.folder = folder
         self._tell = tell
         self._in_flight: Save | None = None
+        self._unwritten: OSError | None = None
         self._figures: dict[int, float] = {}
         options = ocp.options.AsyncOptions(
             # a function: orbax copies its options deeply, and with a bound method its object
             post_finalization_callback=lambda: self._finish(),
             create_directories_asynchronously=False,  # minutes of waiting for one that failed
+            timeout_secs=300,  # of a process whose write failed, until the others give up too
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)  # a file is no folder: orbax would take it
@@ -88,6 +90,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and jax.process_count() > 1:
+            return  # the other processes may be elsewhere: waiting for them would be for ever
         try:
             with closing(self._checkpointer):
                 self.wait()
@@ -96,7 +100,9 @@ class Checkpoints:
                 raise
             self._tell(str(failure))  # what is on its way out must not be hidden
         finally:
-            self._clear()  # a failed save may have gone on writing until it was closed
+            clear(
+                self.folder, f"*{UNFINISHED}*"
+            )  # a failed save may have gone on writing until it was closed
 
     @property
     def latest_step(self) -> int | None:
@@ -116,7 +122,7 @@ class Checkpoints:
         On return `state` may be donated. One save is in flight: the next one waits for it.
 
         Args:
-            step: greater than the steps already saved.
+            step: greater than the steps saved so far.
             state: arrays and typed keys; at least one element each.
             metrics: figures kept with it. Without a finite `best` it is never the best one.
 
@@ -125,10 +131,9 @@ class Checkpoints:
         """
         newest = self.latest_step
         if newest is not None and step <= newest:
-            raise CheckpointError(
-                f"`save` got step {step}, but {self.folder} holds the checkpoint of step {newest}: "
-                "restore that one to go on, or give another folder."
-            )
+            holds = f"{self.folder} holds the checkpoint of step {newest}"
+            mend = "restore that one to go on, or give another folder."
+            raise CheckpointError(f"`save` got step {step}, but {holds}: {mend}")
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         self._in_flight = Save(step, size, {name: float(v) for name, v in metrics.items()})
         self._note(step, self._in_flight.metrics)
@@ -149,7 +154,12 @@ class Checkpoints:
             try:
                 with closing(self._in_flight):
                     self._checkpointer.wait()
+                if first_says(self._unwritten is not None):
+                    clear(self.folder, f"{self._in_flight.step}")
+                    wait_for_all("an unfinished checkpoint is cleared")
+                    raise self._unwritten or OSError("process 0 could not write all of it")
             except Exception as error:
+                self._unwritten = None
                 raise self._failed(error) from error
             self._in_flight = None
 
@@ -174,10 +184,8 @@ class Checkpoints:
         if not faults:
             raise CheckpointError(f"there is no finished checkpoint in {self.folder}.")
         what = "; ".join(f"step {step}: {fault}" for step, fault in faults.items())
-        raise CheckpointError(
-            f"every checkpoint in {self.folder} is damaged ({what}): "
-            "move the folder away to start anew."
-        )
+        damaged = f"every checkpoint in {self.folder} is damaged ({what})"
+        raise CheckpointError(f"{damaged}: move the folder away to start anew.")
 
     def restore_best(self, like: PyTree) -> PyTree:
         """The checkpoint of `best_step`, as `restore` would give it.
@@ -189,9 +197,8 @@ class Checkpoints:
         if step is None:
             raise CheckpointError(f"no checkpoint in {self.folder} was saved with `{self._best}`.")
         if fault := self._fault(step):
-            raise CheckpointError(
-                f"the best checkpoint in {self.folder}, of step {step}, is damaged: {fault}."
-            )
+            best = f"the best checkpoint in {self.folder}, of step {step},"
+            raise CheckpointError(f"{best} is damaged: {fault}.")
         return load(self._checkpointer, step, like)
 
     def _steps(self) -> list[int]:
@@ -207,27 +214,20 @@ class Checkpoints:
         assert self._in_flight is not None
         step, _, metrics, _ = self._in_flight
         unfinished = self.folder.glob(f"{step}{UNFINISHED}*")
-        write_contents(next(unfinished, self.folder / str(step)), metrics)
+        try:
+            write_contents(next(unfinished, self.folder / str(step)), metrics)
+        except OSError as error:
+            if jax.process_count() == 1:
+                raise
+            self._unwritten = error  # the others wait for this one: `wait` tells them
 
     def _failed(self, error: Exception) -> CheckpointError:
         """Clear away what the failed save has left, and say what happened."""
         assert self._in_flight is not None
         (step, size, *_), self._in_flight = self._in_flight, None
-        self._clear()
+        clear(self.folder, f"*{UNFINISHED}*")
         self._checkpointer.reload()
-        newest = max(self._steps(), default=None)
-        kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
-        free = shutil.disk_usage(self.folder).free
-        return CheckpointError(
-            f"the checkpoint of step {step} could not be written to {self.folder}; {kept}. "
-            f"It takes up to {size / 1e6:.1f} MB and {free / 1e6:.1f} MB are free there: "
-            f"{reason(error)}"
-        )
-
-    def _clear(self) -> None:
-        """Remove what a save that failed has left; none is in flight."""
-        for path in self.folder.glob(f"*{UNFINISHED}*") if is_first() else ():
-            shutil.rmtree(path, ignore_errors=True)
+        return not_written(self.folder, step, size, max(self._steps(), default=None), error)
 
     def _fault(self, step: int) -> str:
         """What is damaged in a checkpoint, or nothing; one process looks, all agree."""

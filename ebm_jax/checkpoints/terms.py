@@ -3,7 +3,9 @@
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -49,6 +51,18 @@ def reason(error: Exception) -> str:
         if os.strerror(code) in str(error):  # tensorstore raises a ValueError with a long text
             return f"{os.strerror(code)}; make room, or write elsewhere."
     return f"{type(error).__name__}: {error}"
+
+
+def not_written(
+    folder: Path, step: int, size: int, newest: int | None, error: Exception
+) -> CheckpointError:
+    """The sentence on a save of so many bytes that failed."""
+    kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
+    free = shutil.disk_usage(folder).free
+    return CheckpointError(
+        f"the checkpoint of step {step} could not be written to {folder}; {kept}. It takes up to "
+        f"{size / 1e6:.1f} MB and {free / 1e6:.1f} MB are free there: {reason(error)}"
+    )
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:

@@ -24,6 +24,7 @@ from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wro
 from ebm_jax.data.records import Records
 from ebm_jax.data.rows import Rows
 from ebm_jax.data.views import mirror, square
+from ebm_jax.processes import is_first, wait_for_all
 
 NAMES = tuple(PARSERS)
 Pixels = np.ndarray | Records
@@ -142,6 +143,9 @@ def batch_indices(
 
 def _read(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[Images, Images | None]:
     if is_name(path):
+        if is_first():
+            prepare(str(path))  # once for all processes that share a disk
+        wait_for_all("the data are prepared")
         return read_prepared(prepare(str(path)), max_bytes)
     prepared = os.path.exists(os.path.join(path, INFO))
     return read_prepared(Path(path), max_bytes) if prepared else read(path)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -55,7 +56,8 @@ def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, I
 def free_memory() -> int:
     """Bytes that this process may take: of the machine, or of its container if that has less.
 
-    What the container holds in caches counts as taken, though it could be dropped.
+    Among several processes its share, as if all ran on this machine. What the container holds
+    in caches counts as taken, though it could be dropped.
     """
     import psutil
 
@@ -63,7 +65,7 @@ def free_memory() -> int:
     if (CGROUP / "memory.max").exists():
         limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
         free = free if limit.strip() == "max" else min(free, int(limit) - int(used))
-    return max(free, 0)
+    return max(free, 0) // jax.process_count()
 
 
 def _on_disk(folder: Path, builder: Any, name: str) -> Images:

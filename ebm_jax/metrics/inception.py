@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree, UInt8
 
 from ebm_jax.metrics.inception_weights import Inception
 from ebm_jax.nets.inception import InceptionOutputs, InceptionV3, prepare
-from ebm_jax.sharding import data_mesh, replicate, split
+from ebm_jax.sharding import data_mesh, fetch, replicate, split
 
 Pixels = UInt8[np.ndarray | Array, "n h w c"]
 
@@ -57,7 +57,7 @@ def inception_outputs(
     for batch in _batches(_checked(pixels), _multiple(batch_size, mesh.size)):
         width = width or _multiple(len(batch), mesh.size)
         filling = np.zeros((width - len(batch), *batch.shape[1:]), np.uint8)
-        out = _outputs(params, split(np.concatenate([batch, filling]), mesh))
+        out = fetch(_outputs(params, split(np.concatenate([batch, filling]), mesh)))
         outputs.append(InceptionOutputs(*(np.asarray(leaf)[: len(batch)] for leaf in out)))
         done += len(batch)
         if progress is not None:

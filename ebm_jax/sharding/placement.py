@@ -133,7 +133,7 @@ def fetch(tree: PyTree) -> PyTree:
     return jax.tree.map(whole, tree)
 
 
-def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+def _put(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     """`jax.device_put`, which does not move keys between processes."""
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
@@ -141,5 +141,5 @@ def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def _constrained(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+def _constrained(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(leaf, sharding)
