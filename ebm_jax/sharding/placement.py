@@ -126,7 +126,8 @@ def fetch(tree: PyTree) -> PyTree:
     """The same arrays, each whole in this process, whatever devices of others held parts."""
 
     def whole(leaf: Any) -> jax.Array | np.ndarray:
-        if leaf.is_fully_replicated and leaf.is_fully_addressable:
+        here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        if here and getattr(leaf, "is_fully_replicated", True):
             return leaf
         return np.asarray(_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec())))
 
