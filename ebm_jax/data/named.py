@@ -168,6 +168,9 @@ def _builder(name: str) -> Any:
     return builder
 
 
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.11.4
+
+
 class _LocalFiles:
     """Stands for the download manager: the published files lie in a folder."""
 
@@ -186,7 +189,7 @@ class _LocalFiles:
         unpacked = self.scratch / packed.name.removesuffix(".gz")
         if packed.name.endswith(".tar.gz"):
             with tarfile.open(packed) as archive:
-                archive.extractall(unpacked, filter="data")
+                archive.extractall(unpacked, **SAFELY)
         else:
             with gzip.open(packed) as source, unpacked.open("wb") as target:
                 shutil.copyfileobj(source, target)
