@@ -281,10 +281,10 @@ def test_the_plan_counts_what_one_device_holds():
 
 
 def test_the_plan_counts_what_lives_in_between():
-    """A product of 1024 x 1024 floats, 4 MiB, of whose sines only the sum is returned."""
-    plan = plan_of(lambda x: jnp.sum(jnp.sin(x @ x.T)), jnp.zeros((1024, 1024)))
+    """(x x^T) x of 1024 x 1024 floats: 4 MiB for x, for the product and for the result."""
+    plan = plan_of(lambda x: (x @ x.T) @ x, jnp.zeros((1024, 1024)))
     assert plan.arguments == 4 * 2**20
-    assert plan.peak >= 8 * 2**20
+    assert plan.peak >= 12 * 2**20
 
 
 def test_the_step_of_a_fully_sharded_unet_holds_an_eighth_of_its_state():
