@@ -98,7 +98,7 @@ def train_denoiser(
         ema_decay=ema_decay,
         steps_per_call=min(100, max(1, num_steps // 10)),
         one_scan=False,
-        evaluate=_loss_by_level(denoiser, pixels, held_out.pixels),
+        evaluate=_loss_by_level(denoiser, pixels[:16], held_out.pixels[:16]),
         best="held_out_loss",
     )
     return denoiser(state.ema)
@@ -160,8 +160,8 @@ def predicted_noise(raw_fn: RawFn) -> DenoiseFn:
     return precondition.vp(at_level)
 
 
-def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: Pixels) -> Callable:
-    """sigma^-2 times the squared error at SHOWN_LEVELS on 16 training and held-out images."""
+def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray) -> Callable:
+    """sigma^-2 times the squared error at SHOWN_LEVELS on training and held-out images."""
 
     @jax.jit
     def by_level(params: PyTree, pixels: Array) -> Array:
@@ -177,7 +177,7 @@ def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: Pixels) -> 
     def evaluate(params: PyTree) -> dict[str, float]:
         figures: dict[str, float] = {}
         for name, some in zip(("train", "held_out"), pixels, strict=True):
-            values = np.asarray(by_level(params, some[:16]))
+            values = np.asarray(by_level(params, some))
             figures[f"{name}_loss"] = float(values.mean())
             names = (f"{name}_loss_at_{sigma:.3g}" for sigma in SHOWN_LEVELS)
             figures |= dict(zip(names, values.tolist(), strict=True))

@@ -98,9 +98,9 @@ class Machine:
         try:
             yield look
         finally:
-            look(self.profiled().stop)
+            look(steps.stop)
             if steps and not traced:
-                _say(f"--profile {self.profile}: no such step was taken here")
+                say(f"--profile {self.profile}: no such step was taken here")
 
 
 ALONE = Machine()
@@ -119,10 +119,10 @@ def on_machine(main: Callable[..., None]) -> Callable[..., None]:
         machine.start()
         if machine.mesh or jax.process_count() > 1:
             mesh = sharding.data_mesh()
-            _say(f"{mesh.size} devices of {jax.process_count()} processes: {dict(mesh.shape)}")
+            say(f"{mesh.size} devices of {jax.process_count()} processes: {dict(mesh.shape)}")
         main(**options)
         if (machine.accumulate > 1 or machine.profile) and not TRAINED.get():
-            _say("--accumulate and --profile did nothing: this experiment trains in its own way")
+            say("--accumulate and --profile did nothing: this experiment trains in its own way")
         processes.wait_for_all("the end")
 
     last = Parameter("machine", Parameter.KEYWORD_ONLY, default=ALONE, annotation=kind)
@@ -132,7 +132,8 @@ def on_machine(main: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line for people, once for all processes."""
     if processes.is_first():
         print(line, flush=True)
 

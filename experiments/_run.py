@@ -29,7 +29,7 @@ from ebm_jax.checkpoints import CheckpointError
 from ebm_jax.data import DataError
 from ebm_jax.processes import JoinError, is_first, wait_for_all
 from ebm_jax.training import TrainingDiverged
-from experiments._machine import MACHINE, RunError, end, on_machine
+from experiments._machine import MACHINE, RunError, end, on_machine, say
 
 RESUME = "the same command resumes"
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
@@ -198,12 +198,6 @@ def _write(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.write_text(text, newline="")
     os.replace(unfinished, path)
-
-
-def say(line: str) -> None:
-    """Print a line for people, once for all processes."""
-    if is_first():
-        print(line, flush=True)
 
 
 def say_results(results: dict[str, float]) -> None:

@@ -61,8 +61,10 @@ def free_port() -> int:
 
 def wait_for(processes: list[subprocess.Popen[bytes]]) -> int:
     """Wait until all have ended; the first exit status that is not 0, or 0."""
-
     status, ended_at = 0, 0.0
+
+    def failed() -> int:
+        return next((process.returncode for process in processes if process.returncode), 0)
 
     def pass_on(number: int, _: object) -> None:
         nonlocal ended_at
@@ -73,12 +75,12 @@ def wait_for(processes: list[subprocess.Popen[bytes]]) -> int:
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of them
     while any(process.poll() is None for process in processes):
-        status = status or next((p.returncode for p in processes if p.returncode), 0)
+        status = status or failed()
         ended_at = ended_at or (time.monotonic() if status else 0.0)
         if ended_at and time.monotonic() - ended_at > GRACE:
             pass_on(signal.SIGKILL, None)
         time.sleep(0.1)
-    status = status or next((p.returncode for p in processes if p.returncode), 0)
+    status = status or failed()
     return 128 - status if status < 0 else status
 
 

@@ -8,6 +8,8 @@ from benchmarks import harness, langevin
 from benchmarks.energies import __main__ as energies
 from benchmarks.energies import images, laws, losses, networks, samplers
 from benchmarks.langevin_worker import Problem, judge
+from benchmarks.scaling_worker import collective_bytes
+from ebm_jax.sharding import data_mesh, split
 
 
 def simulate(problem: Problem, seed: int, *, step: float, noise: float, weights: object = None):
@@ -218,3 +220,11 @@ def test_implementations_of_the_metrics_benchmark_agree_and_are_reported(figure)
     lines = [line.split() for line in table.splitlines() if line.startswith(figure)]
     assert lines[0][1] == "ebm_jax"
     assert {line[-1] for line in lines} == {"right"}
+
+
+def test_bytes_of_collectives_are_read_off_a_compiled_program():
+    """A sum of 8 rows of 1,000 floats, one on each device, returns 4,000 bytes to each."""
+    rows = split(np.zeros((8, 1000), np.float32), data_mesh())
+    text = jax.jit(lambda x: x.sum(0)).lower(rows).compile().as_text()
+    assert collective_bytes(text) == {"all-reduce": 4000}
+    assert collective_bytes(jax.jit(lambda x: 2 * x).lower(rows).compile().as_text()) == {}

@@ -143,10 +143,9 @@ def batch_indices(
 
 def _read(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[Images, Images | None]:
     if is_name(path):
-        if is_first():
-            prepare(str(path))  # once for all processes that share a disk
-        wait_for_all("the data are prepared")
-        return read_prepared(prepare(str(path)), max_bytes)
+        folder = prepare(str(path)) if is_first() else None
+        wait_for_all("the data are prepared")  # once for all processes that share a disk
+        return read_prepared(folder or prepare(str(path)), max_bytes)
     prepared = os.path.exists(os.path.join(path, INFO))
     return read_prepared(Path(path), max_bytes) if prepared else read(path)
 

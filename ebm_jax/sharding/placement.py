@@ -78,7 +78,7 @@ def spread(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Place a copy of every array of `tree` on every device of the mesh."""
-    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
+    return jax.tree.map(lambda leaf: _put(leaf, _everywhere(mesh)), tree)
 
 
 def partition(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -90,7 +90,7 @@ def partition(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     parts = mesh.shape.get("fsdp", 1)
     axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
     if parts == 1 or not axes:
-        return NamedSharding(mesh, PartitionSpec())
+        return _everywhere(mesh)
     longest = max(axes, key=lambda axis: (shape[axis], axis))
     return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
@@ -109,7 +109,7 @@ def gather(params: PyTree, mesh: Mesh) -> PyTree:
 
     @jax.custom_vjp
     def whole(leaf: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec()))
+        return jax.lax.with_sharding_constraint(leaf, _everywhere(mesh))
 
     def forward(leaf: jax.Array) -> tuple[jax.Array, None]:
         return whole(leaf), None
@@ -129,9 +129,13 @@ def fetch(tree: PyTree) -> PyTree:
         here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
         if here and getattr(leaf, "is_fully_replicated", True):
             return leaf
-        return np.asarray(_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec())))
+        return np.asarray(_put(leaf, _everywhere(leaf.sharding.mesh)))
 
     return jax.tree.map(whole, tree)
+
+
+def _everywhere(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def _put(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:

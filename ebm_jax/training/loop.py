@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from ebm_jax.training.step import Metrics, TrainState
 
-Steps = Callable[[TrainState, int, int], tuple[TrainState, Metrics, bool]]
+Program = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
 class TrainingDiverged(RuntimeError):
@@ -27,7 +27,7 @@ class TrainingDiverged(RuntimeError):
 
 
 def fit(
-    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+    step: Program,
     state: TrainState,
     batches: Callable[[int, int], PyTree],
     *,
@@ -66,7 +66,13 @@ def fit(
     """
     if steps_per_call < 1:
         raise ValueError(f"`fit` got steps_per_call={steps_per_call}: give at least 1.")
-    many_steps = (_one_scan if one_scan else _step_by_step)(step, state, batches, watch, announce)
+
+    def first_of_batches(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        return step(state, jax.tree.map(lambda leaf: leaf[0], batches))
+
+    fn = partial(jax.lax.scan, step) if one_scan else first_of_batches
+    program = _compiled_once(fn, state, announce)
+    many_steps = partial(_one_scan if one_scan else _step_by_step, program, batches, watch)
     done, stopped = int(state.step), False
     while done < num_steps and not stopped:
         count = min(steps_per_call - done % steps_per_call, num_steps - done)
@@ -78,58 +84,44 @@ def fit(
 
 
 def _one_scan(
-    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
-    like: TrainState,
+    scanned: Program,
     batches: Callable[[int, int], PyTree],
     watch: Callable[[int], bool],
-    announce: Callable[[jax.stages.Compiled], None],
-) -> Steps:
-    """Steps as one compiled scan."""
-    scanned = _compiled_once(partial(jax.lax.scan, step), like, announce)
-
-    def many(state: TrainState, first: int, count: int) -> tuple[TrainState, Metrics, bool]:
-        state, metrics = scanned(state, batches(first, count))
-        return state, metrics, watch(first + count)
-
-    return many
+    state: TrainState,
+    first: int,
+    count: int,
+) -> tuple[TrainState, Metrics, bool]:
+    """`count` steps as one compiled scan, and whether to stop."""
+    state, metrics = scanned(state, batches(first, count))
+    return state, metrics, watch(first + count)
 
 
 def _step_by_step(
-    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
-    like: TrainState,
+    one: Program,
     batches: Callable[[int, int], PyTree],
     watch: Callable[[int], bool],
-    announce: Callable[[jax.stages.Compiled], None],
-) -> Steps:
-    """What the scan of `step` does, as a loop of one compiled call a step.
+    state: TrainState,
+    first: int,
+    count: int,
+) -> tuple[TrainState, Metrics, bool]:
+    """What `_one_scan` does, as a loop of one compiled call a step.
 
     The next batch is read while the devices are at work on the last one, and no more.
     """
-
-    def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        return step(state, jax.tree.map(lambda leaf: leaf[0], batch))
-
-    one = _compiled_once(one_step, like, announce)
-
-    def many(state: TrainState, first: int, count: int) -> tuple[TrainState, Metrics, bool]:
-        rows: list[Metrics] = []
-        for done in range(first, first + count):
-            batch = batches(done, 1)
-            jax.block_until_ready(rows[-1:])
-            state, metrics = one(state, batch)
-            rows.append(metrics)
-            if stopped := watch(done + 1):
-                break
-        return state, jax.tree.map(lambda *leaves: np.stack(leaves), *rows), stopped
-
-    return many
+    rows: list[Metrics] = []
+    for done in range(first, first + count):
+        batch = batches(done, 1)
+        jax.block_until_ready(rows[-1:])
+        state, metrics = one(state, batch)
+        rows.append(metrics)
+        if stopped := watch(done + 1):
+            break
+    return state, jax.tree.map(lambda *leaves: np.stack(leaves), *rows), stopped
 
 
 def _compiled_once(
-    fn: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
-    like: TrainState,
-    announce: Callable[[jax.stages.Compiled], None],
-) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    fn: Program, like: TrainState, announce: Callable[[jax.stages.Compiled], None]
+) -> Program:
     """`fn` compiled for each number of steps that is asked for, its state donated.
 
     Of a state that was placed, each array stays where it is. The key and the metrics go
