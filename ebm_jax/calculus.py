@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ebm_jax.checks import check_count, check_positive
 from ebm_jax.types import DenoiseFn, EnergyFn, Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
 
 
@@ -47,8 +48,7 @@ def clipped(score_fn: ScoreFn, bound: float) -> ScoreFn:
     Raises:
         ValueError: if `bound` is not positive.
     """
-    if not bound > 0:
-        raise ValueError(f"`clipped` got bound={bound}: give a positive number.")
+    check_positive("clipped", bound=bound)
 
     def field(x: Example) -> Example:
         return jnp.clip(score_fn(x), -bound, bound)
@@ -81,8 +81,7 @@ def divergence(field: ScoreFn, x: Example, *, chunk_size: int = 64) -> Scalar:
     Raises:
         ValueError: if `chunk_size` is not positive.
     """
-    if chunk_size < 1:
-        raise ValueError(f"`divergence` got chunk_size={chunk_size}: give at least 1.")
+    check_count("divergence", chunk_size=chunk_size)
     size = x.size
     chunk_size = min(chunk_size, size)
     num_chunks = -(-size // chunk_size)
@@ -156,8 +155,7 @@ def hutchinson_divergence(
     Raises:
         ValueError: if `num_probes` is not positive.
     """
-    if num_probes < 1:
-        raise ValueError(f"`hutchinson_divergence` got num_probes={num_probes}: give at least 1.")
+    check_count("hutchinson_divergence", num_probes=num_probes)
 
     def along(key: PRNGKey) -> Scalar:
         probe = draw_probe(key, x)

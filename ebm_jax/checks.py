@@ -1,16 +1,87 @@
 """Checks of static facts at factories and doors: a sentence with the name, the value, the mend."""
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ebm_jax.types import DenoiseFn, EnergyFn, Example, Scalar, ScoreFn
+from ebm_jax.types import DenoiseFn, EnergyFn, Example, ScoreFn
+
+# A number is a Python number or a numpy or JAX scalar. The value of a traced one is not known
+# until the program runs, so that only its shape is checked.
+Number = Any
 
 
-def check_positive(name: str, **numbers: float | int | Scalar) -> None:
-    """Raise the ValueError of a function one of whose numbers is known and not positive."""
+def holds(condition: Callable[..., Any], *numbers: Number) -> bool:
+    """Returns whether a condition holds for known numbers; True if one is traced.
+
+    Args:
+        condition: a function of float64 numpy arrays, one for each number, that returns a
+            boolean array. All entries must be true.
+        numbers: Python numbers, or numpy or JAX arrays.
+    """
+    if any(isinstance(number, jax.core.Tracer) for number in numbers):
+        return True
+    return bool(np.all(condition(*(np.asarray(number, np.float64) for number in numbers))))
+
+
+def check_positive(name: str, **numbers: Number) -> None:
+    """Raise the ValueError of a number that is no scalar, or is known and not in (0, inf)."""
     for argument, value in numbers.items():
-        if isinstance(value, float | int) and not value > 0:
+        check_scalar(name, **{argument: value})
+        if not holds(_positive, value):
             raise ValueError(f"`{name}` got {argument}={value}: give a positive number.")
+
+
+def check_not_negative(name: str, **numbers: Number) -> None:
+    """Raise the ValueError of a number that is no scalar, or is known and not in [0, inf)."""
+    for argument, value in numbers.items():
+        check_scalar(name, **{argument: value})
+        if not holds(lambda known: (known >= 0) & np.isfinite(known), value):
+            raise ValueError(f"`{name}` got {argument}={value}: give 0 or a positive number.")
+
+
+def check_all_positive(name: str, **arrays: Number) -> None:
+    """Raise the ValueError of an array that is known and has an entry not in (0, inf)."""
+    for argument, value in arrays.items():
+        if not holds(_positive, value):
+            raise ValueError(f"`{name}` got {argument}={value}: give positive numbers.")
+
+
+def check_scalar(name: str, **numbers: Number) -> None:
+    """Raise the ValueError of a number that has a shape other than ()."""
+    for argument, value in numbers.items():
+        if np.shape(value) != ():
+            raise ValueError(
+                f"`{name}` got {argument} of shape {np.shape(value)}, expected (): "
+                "functions see one example; batch with jax.vmap."
+            )
+
+
+def check_count(name: str, *, least: int = 1, **counts: Number) -> None:
+    """Raise the ValueError of a count that is not a whole number, or is below `least`."""
+    for argument, value in counts.items():
+        try:
+            good = isinstance(value, jax.core.Tracer) or operator.index(value) >= least
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(
+                f"`{name}` got {argument}={value}: give at least {least}, as a whole number."
+            )
+
+
+def check_range(name: str, low: Number, high: Number) -> None:
+    """Raise the ValueError of a range that is known and not 0 < low < high < infinity."""
+    if not holds(lambda low, high: (low > 0) & (low < high) & np.isfinite(high), low, high):
+        raise ValueError(f"`{name}` got the range {low} to {high}: give 0 < minimum < maximum.")
+
+
+def _positive(known: np.ndarray) -> np.ndarray | np.bool:
+    return (known > 0) & np.isfinite(known)
 
 
 def check_energy(name: str, energy_fn: EnergyFn, x: Example) -> None:

@@ -68,8 +68,7 @@ def mixture(
     shares = _one_for_each("mixture", "weights", energy_fns, weights, default=1.0)
     shifts = _one_for_each("mixture", "log_zs", energy_fns, log_zs, default=0.0)
     for weight in shares:
-        if isinstance(weight, float | int) and not weight > 0:
-            raise ValueError(f"`mixture` got a weight of {weight}: give positive numbers.")
+        check_positive("mixture", weight=weight)
 
     def energy(x: Example) -> Scalar:
         parts = zip(energy_fns, shares, shifts, strict=True)

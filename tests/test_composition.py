@@ -167,8 +167,8 @@ def test_a_label_that_is_no_class_has_no_energy(label):
         (lambda: product([FIRST.energy], [1.0, 2.0]), "got 1 energies and 2 weights"),
         (lambda: mixture([FIRST.energy], [1.0, 2.0]), "got 1 energies and 2 weights"),
         (lambda: mixture([FIRST.energy] * 2, log_zs=[0.0]), "got 2 energies and 1 log_zs"),
-        (lambda: mixture([FIRST.energy] * 2, [1.0, 0.0]), "got a weight of 0.0"),
-        (lambda: mixture([FIRST.energy] * 2, [-0.5, 1.0]), "got a weight of -0.5"),
+        (lambda: mixture([FIRST.energy] * 2, [1.0, 0.0]), "got weight=0.0"),
+        (lambda: mixture([FIRST.energy] * 2, [-0.5, 1.0]), "got weight=-0.5"),
         (lambda: tempered(FIRST.energy, temperature=0.0), "`tempered` got temperature=0.0"),
         (lambda: tempered(FIRST.energy, temperature=-1.0), "`tempered` got temperature=-1.0"),
         (

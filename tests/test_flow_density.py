@@ -251,7 +251,7 @@ def test_dequantised_pixels_fill_their_cells_and_come_back():
             lambda: evidence.flow_log_density(
                 gaussian_denoiser, jnp.zeros(2), sigma_min=2.0, sigma_max=1.0
             ),
-            "`flow_log_density` got the levels 2.0 to 1.0",
+            "`flow_log_density` got the range 2.0 to 1.0",
         ),
         (
             lambda: evidence.estimated_flow_log_density(

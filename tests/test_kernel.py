@@ -242,6 +242,18 @@ def test_preconditioned_langevin_is_ula_in_other_units(form):
     np.testing.assert_allclose(x, root @ y, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (2, 2), (2, 3), (2, 3, 2)])
+def test_a_diagonal_preconditioner_has_the_shape_of_x(shape):
+    """On N(0, diag(c)) it is `ula` on y = x / sqrt(c), of law N(0, I), with the same noise."""
+    c = 1 + jnp.arange(float(np.prod(shape))).reshape(shape)
+    options = {"step_size": 0.1, "temperature": 0.5}
+    ours = preconditioned(lambda x: -x / c, preconditioner=c, **options)
+    plain = ula(jnp.negative, **options)  # on y = x / sqrt(c)
+    x = run(ours, jax.random.key(3), ours.init(jnp.sqrt(c)), 10)[0].x
+    y = run(plain, jax.random.key(3), plain.init(jnp.ones(shape)), 10)[0].x
+    np.testing.assert_allclose(x, jnp.sqrt(c) * y, rtol=1e-5, atol=1e-6)
+
+
 def test_a_boxed_chain_stays_in_its_box_and_moves_as_before_inside():
     kernel = boxed(WARM, -0.5, 0.5)
     x = chains(
@@ -276,7 +288,19 @@ def test_a_boxed_chain_stays_in_its_box_and_moves_as_before_inside():
         (
             lambda: preconditioned(
                 jnp.negative, step_size=0.1, preconditioner=jnp.array([[1.0, 2.0], [2.0, 1.0]])
+            ).init(jnp.ones(2)),
+            "positive definite",
+        ),
+        (
+            lambda: preconditioned(
+                jnp.negative, step_size=0.1, preconditioner=jnp.array([[1.0, 0.5], [0.0, 1.0]])
             ),
+            "symmetric positive definite",
+        ),
+        (
+            lambda: preconditioned(
+                jnp.negative, step_size=0.1, preconditioner=jnp.array([[1.0, -0.5], [-0.5, 1.0]])
+            ).init(jnp.ones((2, 2))),
             "positive definite",
         ),
         (

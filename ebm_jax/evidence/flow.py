@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 
 from ebm_jax.calculus import divergence, rademacher
-from ebm_jax.checks import check_denoiser
+from ebm_jax.checks import check_count, check_denoiser, check_range
 from ebm_jax.samplers.flow import STAGES, solve
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
@@ -65,7 +65,7 @@ def flow_log_density(
     Raises:
         ValueError: if not 0 < sigma_min < sigma_max.
     """
-    _check_levels("flow_log_density", sigma_min, sigma_max)
+    check_range("flow_log_density", sigma_min, sigma_max)
     check_denoiser("flow_log_density", denoise_fn, x)
 
     def rate(u: Scalar, state: tuple[Example, Scalar]) -> tuple[Example, Scalar]:
@@ -109,12 +109,9 @@ def estimated_flow_log_density(
     Raises:
         ValueError: if `num_probes` is not positive, or not 0 < sigma_min < sigma_max.
     """
-    _check_levels("estimated_flow_log_density", sigma_min, sigma_max)
+    check_range("estimated_flow_log_density", sigma_min, sigma_max)
     check_denoiser("estimated_flow_log_density", denoise_fn, x)
-    if num_probes < 1:
-        raise ValueError(
-            f"`estimated_flow_log_density` got num_probes={num_probes}: give at least 1."
-        )
+    check_count("estimated_flow_log_density", num_probes=num_probes)
     probes = jax.vmap(lambda key: rademacher(key, x))(jax.random.split(key, num_probes))
 
     def rate(u: Scalar, state: tuple[Example, Array]) -> tuple[Example, Array]:
@@ -144,10 +141,3 @@ def dequantise(key: PRNGKey, pixels: UInt8[Array, "*d"] | UInt8[np.ndarray, "*d"
 def _log_normal(x: Example, scale: float) -> Scalar:
     """log N(x; 0, scale^2 I)."""
     return -jnp.sum(x**2) / (2 * scale**2) - x.size / 2 * jnp.log(2 * jnp.pi * scale**2)
-
-
-def _check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(
-            f"`{name}` got the levels {sigma_min} to {sigma_max}: give 0 < sigma_min < sigma_max."
-        )

@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ebm_jax.checks import check_count
 from ebm_jax.losses.likelihood import sampler_energy
 from ebm_jax.losses.noise_contrastive import LogDensityFn, noise_contrastive
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
@@ -148,8 +149,7 @@ def implicit_score(
     Raises:
         ValueError: if `num_proposals` is not positive.
     """
-    if num_proposals < 1:
-        raise ValueError(f"`implicit_score` got num_proposals={num_proposals}: give at least 1.")
+    check_count("implicit_score", num_proposals=num_proposals)
 
     def weigh(noise: Latent) -> tuple[Scalar, Example]:
         near = z + proposal_scale * noise

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import rademacher
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_count, check_positive
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 DrawProbe = Callable[[PRNGKey, Example], Example]
@@ -174,6 +174,5 @@ def finite_difference_score_matching(
 def _draw_slices(
     name: str, draw_probe: DrawProbe, key: PRNGKey, x: Example, num_slices: int
 ) -> Float[Array, "k *d"]:
-    if num_slices < 1:
-        raise ValueError(f"`{name}` got num_slices={num_slices}: give at least 1.")
+    check_count(name, num_slices=num_slices)
     return jax.vmap(lambda key: draw_probe(key, x))(jax.random.split(key, num_slices))

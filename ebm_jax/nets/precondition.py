@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from ebm_jax.checks import check_positive, check_range
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
 RawFn = Callable[[Example, Scalar], Example]
@@ -25,8 +26,7 @@ def edm(raw_fn: RawFn, *, sigma_data: float = 0.5) -> DenoiseFn:
     Raises:
         ValueError: if `sigma_data` is not positive.
     """
-    if not sigma_data > 0:
-        raise ValueError(f"`edm` got sigma_data={sigma_data}: give a positive number.")
+    check_positive("edm", sigma_data=sigma_data)
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         total = sigma**2 + sigma_data**2
@@ -54,10 +54,7 @@ def vp(raw_fn: RawFn, *, beta_min: float = 0.1, beta_max: float = 20.0) -> Denoi
     Raises:
         ValueError: if not 0 < beta_min < beta_max.
     """
-    if not 0 < beta_min < beta_max:
-        raise ValueError(
-            f"`vp` got the range {beta_min} to {beta_max}: give 0 < beta_min < beta_max."
-        )
+    check_range("vp", beta_min, beta_max)
     slope = beta_max - beta_min
 
     def denoise(x: Example, sigma: Scalar) -> Example:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ebm_jax.checks import check_count
 from ebm_jax.types import PRNGKey
 
 
@@ -66,10 +67,7 @@ def spectral_normalise(
     References:
         Miyato, Kataoka, Koyama & Yoshida, arXiv:1802.05957.
     """
-    if num_iterations < 1:
-        raise ValueError(
-            f"`spectral_normalise` got num_iterations={num_iterations}: give at least 1."
-        )
+    check_count("spectral_normalise", num_iterations=num_iterations)
     pairs = jax.tree.map(partial(_normalise, num_iterations), params, vectors)
     return jax.tree.transpose(jax.tree.structure(params), None, pairs)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ebm_jax.checks import check_count
 from ebm_jax.noise.process import Process
 
 Times = Float[Array, " times"]
@@ -55,7 +56,7 @@ def ddpm_levels(
     Raises:
         ValueError: if `num_steps` is not positive or not 0 < beta_min <= beta_max < 1.
     """
-    _check_steps("ddpm_levels", num_steps)
+    check_count("ddpm_levels", num_steps=num_steps)
     if not 0 < beta_min <= beta_max < 1:
         raise ValueError(
             f"`ddpm_levels` got the range {beta_min} to {beta_max}: "
@@ -67,13 +68,8 @@ def ddpm_levels(
 
 def _end(name: str, process: Process, num_steps: int, t_min: float | None) -> float:
     """The last time of a grid, once its arguments are checked."""
-    _check_steps(name, num_steps)
+    check_count(name, num_steps=num_steps)
     end = process.t_min if t_min is None else t_min
     if not end < process.t_max:
         raise ValueError(f"`{name}` got t_min={end}: give less than {process.t_max}.")
     return end
-
-
-def _check_steps(name: str, num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"`{name}` got num_steps={num_steps}: give at least 1.")

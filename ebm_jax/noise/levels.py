@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ebm_jax.noise.process import check_range
+from ebm_jax.checks import check_count, check_positive, check_range
 from ebm_jax.types import PRNGKey, Scalar
 
 Ladder = Float[Array, " levels"]
@@ -24,8 +24,7 @@ def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Ladder:
 def karras(sigma_max: float, sigma_min: float, num_levels: int, *, rho: float = 7.0) -> Ladder:
     """Levels from sigma_max down to sigma_min, even in sigma^(1/rho) (arXiv:2206.00364)."""
     _check_ladder("karras", sigma_max, sigma_min, num_levels)
-    if rho <= 0:
-        raise ValueError(f"`karras` got rho={rho}: give a positive number.")
+    check_positive("karras", rho=rho)
     roots = jnp.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_levels)
     return roots.astype(jnp.float32) ** rho
 
@@ -99,5 +98,4 @@ def example_keys(key: PRNGKey, indices: Int[Array, " n"]) -> Key[Array, " n"]:
 
 def _check_ladder(name: str, sigma_max: float, sigma_min: float, num_levels: int) -> None:
     check_range(name, sigma_min, sigma_max)
-    if num_levels < 2:
-        raise ValueError(f"`{name}` got num_levels={num_levels}: a ladder has at least 2.")
+    check_count(name, least=2, num_levels=num_levels)

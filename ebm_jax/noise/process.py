@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ebm_jax.checks import check_range
 from ebm_jax.types import DenoiseFn, Example, NoisyScoreFn, PRNGKey, Scalar
 
 Schedule = Callable[[Scalar], Scalar]
@@ -193,9 +194,3 @@ def cosine(*, offset: float = 0.008) -> Process:
 
 def _integrated_beta(beta_min: float, beta_max: float) -> Schedule:
     return lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t**2
-
-
-def check_range(name: str, low: float, high: float) -> None:
-    """Raise the ValueError of a function whose range is not 0 < low < high."""
-    if not 0 < low < high:
-        raise ValueError(f"`{name}` got the range {low} to {high}: give 0 < minimum < maximum.")

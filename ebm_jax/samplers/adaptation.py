@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_count, check_positive
 from ebm_jax.samplers.kernel import Kernel
 from ebm_jax.types import Example, PRNGKey, Scalar
 
@@ -56,8 +56,7 @@ def warm_up(
     check_positive("warm_up", initial=initial)
     if not 0 < target < 1:
         raise ValueError(f"`warm_up` got target={target}: give an acceptance between 0 and 1.")
-    if num_steps < 1:
-        raise ValueError(f"`warm_up` got num_steps={num_steps}: give at least 1.")
+    check_count("warm_up", num_steps=num_steps)
     mu = jnp.log(10.0 * initial)
 
     def adapt(carry: tuple[Any, Scalar, Scalar, Scalar], index: Array) -> tuple[Any, None]:

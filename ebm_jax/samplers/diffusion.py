@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.checks import holds
 from ebm_jax.noise import Process
 from ebm_jax.samplers.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
@@ -45,7 +46,7 @@ def ddim(process: Process, *, eta: float | Scalar = 0.0) -> Solver:
     References:
         Song, Meng & Ermon, arXiv:2010.02502, equation 12.
     """
-    if isinstance(eta, float | int) and not 0 <= eta <= 1:
+    if not holds(lambda eta: (eta >= 0) & (eta <= 1), eta):
         raise ValueError(f"`ddim` got eta={eta}: give a number in [0, 1].")
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_count, check_positive
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
 
@@ -134,7 +134,8 @@ def posterior(
     References:
         Boys et al., arXiv:2310.06721; Rozet et al., arXiv:2405.13712, for the iterations.
     """
-    check_positive("posterior", noise_std=noise_std, num_iterations=num_iterations)
+    check_positive("posterior", noise_std=noise_std)
+    check_count("posterior", num_iterations=num_iterations)
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         denoised, pull = jax.vjp(lambda x: denoise_fn(x, sigma), x)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_count, check_positive
 from ebm_jax.samplers.kernel import Kernel, scan
 from ebm_jax.samplers.metropolis import (
     GradientState,
@@ -52,8 +52,7 @@ def hmc(
         Duane et al. 1987; Neal, arXiv:1206.1901; Beskos et al., arXiv:1001.4460 (.65).
     """
     check_positive("hmc", step_size=step_size, temperature=temperature)
-    if num_leapfrog < 1:
-        raise ValueError(f"`hmc` got num_leapfrog={num_leapfrog}: give at least 1.")
+    check_count("hmc", num_leapfrog=num_leapfrog)
 
     def leapfrog(state: tuple[GradientState, Array], _: Array) -> tuple[Any, None]:
         point, momentum = state

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ebm_jax.checks import check_count
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 SMALL = 8  # entries up to which an array is carried as scalars
@@ -79,11 +80,9 @@ def run(
     Raises:
         ValueError: if `num_steps`, `burn_in` or `thinning` is out of range.
     """
-    if num_steps < 1:
-        raise ValueError(f"`run` got num_steps={num_steps}: give at least 1.")
-    if burn_in < 0:
-        raise ValueError(f"`run` got burn_in={burn_in}: give 0 or a positive number.")
-    if thinning < 1 or num_steps % thinning:
+    check_count("run", num_steps=num_steps, thinning=thinning)
+    check_count("run", least=0, burn_in=burn_in)
+    if num_steps % thinning:
         raise ValueError(
             f"`run` got thinning={thinning} with num_steps={num_steps}: "
             "give a positive divisor of num_steps."

@@ -4,14 +4,15 @@ At T = 1 and h -> 0 the chain's law tends to p(x) ~ exp(-E(x)), s = -grad E; at
 another T to p^(1/T). Without a Metropolis step the law at finite h is biased.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_positive, check_score
+from ebm_jax.checks import check_not_negative, check_positive, check_score, holds
 from ebm_jax.samplers.kernel import Kernel, standard_normals
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
@@ -90,36 +91,54 @@ def preconditioned(
     Args:
         score_fn: s(x), of the shape of x.
         step_size: h, positive; below 2 where C is the law's covariance.
-        preconditioner: C: positive, of the shape of x, when it is diagonal; else a
-            symmetric positive definite matrix for an x of shape (n,).
+        preconditioner: C. An array of the shape of x is its diagonal, with positive entries;
+            for an x of shape (n,), an array of shape (n, n) is the whole matrix, symmetric
+            and positive definite.
         temperature: T, not negative.
 
     Returns:
         A kernel whose state is `LangevinState`.
 
     Raises:
-        ValueError: as `ula`, and for a C that is not positive definite.
+        ValueError: as `ula`, and, also from `init`, for a C that is known and not symmetric
+            and positive definite.
     """
     _check_numbers("preconditioned", step_size, temperature)
-    diagonal = preconditioner.ndim != 2
-    root = jnp.sqrt(preconditioner) if diagonal else jnp.linalg.cholesky(preconditioner)
-    times: Callable[[Array, Array], Array] = jnp.multiply if diagonal else jnp.matmul
-    if not isinstance(root, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(root))):
+    square = preconditioner.ndim == 2 and len(set(preconditioner.shape)) == 1
+    factor = jnp.linalg.cholesky(preconditioner) if square else None  # once, not at every step
+    good_diagonal = holds(lambda c: (c > 0) & np.isfinite(c), preconditioner)
+    good_matrix = square and holds(
+        lambda c, factor: np.isfinite(factor) & np.isclose(c, c.T), preconditioner, factor
+    )
+
+    def check_definite(good: bool) -> None:
+        if not good:
+            raise ValueError(
+                f"`preconditioned` got preconditioner={preconditioner}: "
+                "give positive numbers, or a symmetric positive definite matrix."
+            )
+
+    check_definite(good_diagonal or good_matrix)
+
+    def root_for(x: Example) -> tuple[Callable[[Array, Array], Array], Array]:
+        """How C and its root multiply an array of the shape of x, and that root."""
+        if preconditioner.shape == x.shape:
+            return jnp.multiply, jnp.sqrt(preconditioner)
+        if factor is not None and preconditioner.shape == x.shape * 2:
+            return jnp.matmul, factor
         raise ValueError(
-            f"`preconditioned` got preconditioner={preconditioner}: "
-            "give positive numbers, or a positive definite matrix."
+            f"`preconditioned` got a preconditioner of shape {preconditioner.shape} for x of "
+            f"shape {x.shape}: give that shape, or a square matrix for a vector."
         )
 
     def init(x: Example) -> LangevinState:
         check_score("preconditioned", score_fn, x)
-        if preconditioner.shape != (x.shape if diagonal else x.shape * 2):
-            raise ValueError(
-                f"`preconditioned` got a preconditioner of shape {preconditioner.shape} for x of "
-                f"shape {x.shape}: give that shape, or a square matrix for a vector."
-            )
+        times, _ = root_for(x)
+        check_definite(good_diagonal if times is jnp.multiply else good_matrix)
         return LangevinState(x)
 
     def move(noise: Array, state: LangevinState) -> tuple[LangevinState, LangevinInfo]:
+        times, root = root_for(state.x)
         score = score_fn(state.x)
         drift = step_size * times(preconditioner, score)
         x = state.x + drift + jnp.sqrt(2 * step_size * temperature) * times(root, noise)
@@ -189,7 +208,7 @@ def boxed(kernel: Kernel, low: float | Scalar, high: float | Scalar) -> Kernel:
     Raises:
         ValueError: if low >= high, and from `init` if the state caches more than x.
     """
-    if isinstance(low, float | int) and isinstance(high, float | int) and not low < high:
+    if not holds(operator.lt, low, high):
         raise ValueError(f"`boxed` got low={low}, high={high}: give low < high.")
 
     def init(x: Example) -> LangevinState:
@@ -214,5 +233,4 @@ def _draw_normals(key: PRNGKey, state: Any, num_steps: int) -> Array:
 
 def _check_numbers(name: str, step_size: float | Scalar, temperature: float | Scalar) -> None:
     check_positive(name, step_size=step_size)
-    if isinstance(temperature, float | int) and not temperature >= 0:
-        raise ValueError(f"`{name}` got temperature={temperature}: give 0 or a positive number.")
+    check_not_negative(name, temperature=temperature)

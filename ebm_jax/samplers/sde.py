@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_count, check_positive
 from ebm_jax.noise import Process
 from ebm_jax.samplers.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
@@ -72,7 +72,8 @@ def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int =
     Raises:
         ValueError: for numbers out of range.
     """
-    check_positive("predictor_corrector", snr=snr, num_corrections=num_corrections)
+    check_positive("predictor_corrector", snr=snr)
+    check_count("predictor_corrector", num_corrections=num_corrections)
     process = predictor.process
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, state: Any, t: Scalar, t_next: Scalar) -> Any:

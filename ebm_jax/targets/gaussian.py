@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ebm_jax.checks import check_all_positive
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -48,7 +49,7 @@ def gaussian(mean: Example, scale: Example | float) -> Target:
     """
     mean = jnp.asarray(mean, jnp.float32)
     scale = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), mean.shape)
-    check_positive("gaussian", "scale", scale)
+    check_all_positive("gaussian", scale=scale)
     return Target(
         draw=lambda key: mean + scale * jax.random.normal(key, mean.shape),
         energy=lambda x: 0.5 * jnp.sum(((x - mean) / scale) ** 2),
@@ -123,8 +124,7 @@ def gaussian_mixture(
     k, d = means.shape
     scales = jnp.broadcast_to(jnp.asarray(scales, jnp.float32), (k,))
     weights = jnp.ones(k) if weights is None else jnp.asarray(weights, jnp.float32)
-    check_positive("gaussian_mixture", "scales", scales)
-    check_positive("gaussian_mixture", "weights", weights)
+    check_all_positive("gaussian_mixture", scales=scales, weights=weights)
     log_weights = jnp.log(weights / weights.sum())
     energy, score = _mixture_formulas(log_weights - d * jnp.log(scales), scales**-2, means)
 
@@ -179,9 +179,3 @@ def _mixture_formulas(
         return jnp.stack([force / total for force in forces])
 
     return energy, score
-
-
-def check_positive(name: str, argument: str, value: Array) -> None:
-    """Raise the ValueError of a factory whose argument is not positive throughout."""
-    if not bool(jnp.all(value > 0)):
-        raise ValueError(f"`{name}` got {argument}={value}: give positive numbers.")

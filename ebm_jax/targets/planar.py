@@ -12,7 +12,8 @@ import numpy as np
 from jax.scipy.special import i0e, log_ndtr
 from jaxtyping import Array, Float
 
-from ebm_jax.targets.gaussian import Target, check_positive, gaussian_mixture
+from ebm_jax.checks import check_all_positive, check_positive
+from ebm_jax.targets.gaussian import Target, gaussian_mixture
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
@@ -30,8 +31,8 @@ def rings(*, radii: tuple[float, ...] = (0.75, 1.5, 2.25, 3.0), scale: float = 0
     with i0e(z) = exp(-|z|) I_0(z), exact for every scale; log Z = log(2 pi scale^2).
     """
     radius = jnp.asarray(radii, jnp.float32)
-    check_positive("rings", "radii", radius)
-    check_positive("rings", "scale", jnp.float32(scale))
+    check_all_positive("rings", radii=radius)
+    check_positive("rings", scale=scale)
 
     def energy(x: Example) -> Scalar:
         distance = jnp.sqrt(jnp.sum(x**2) + 1e-12)  # keeps the gradient at 0 finite
@@ -74,7 +75,7 @@ def checkerboard() -> Target:
         return corner + 2 * jax.random.uniform(key_place, (2,))
 
     def smoothed(sigma: float) -> Target:
-        check_positive("checkerboard().smoothed", "sigma", jnp.float32(sigma))
+        check_positive("checkerboard().smoothed", sigma=sigma)
 
         def smooth_energy(x: Example) -> Scalar:
             past_edge = x[:, None] - edges[None, :]
@@ -144,7 +145,7 @@ def _noisy_curve(
 
     Exact to float32 while the nodes are closer than the scale.
     """
-    check_positive("a curve", "scale", jnp.float32(scale))
+    check_positive("a curve", scale=scale)
     places = jnp.asarray(nodes, jnp.float32)
     log_weights = jnp.log(jnp.asarray(weights / weights.sum(), jnp.float32))
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ebm_jax.checks import check_count
 from ebm_jax.training.step import Metrics, TrainState
 
 Program = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -64,8 +65,7 @@ def fit(
         TrainingDiverged: if a metric is not finite.
         ValueError: if `steps_per_call` is not positive.
     """
-    if steps_per_call < 1:
-        raise ValueError(f"`fit` got steps_per_call={steps_per_call}: give at least 1.")
+    check_count("fit", steps_per_call=steps_per_call)
 
     def first_of_batches(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
         return step(state, jax.tree.map(lambda leaf: leaf[0], batches))
