@@ -54,11 +54,7 @@ def check_all_positive(name: str, **arrays: Number) -> None:
 def check_scalar(name: str, **numbers: Number) -> None:
     """Raise the ValueError of a number that has a shape other than ()."""
     for argument, value in numbers.items():
-        if np.shape(value) != ():
-            raise ValueError(
-                f"`{name}` got {argument} of shape {np.shape(value)}, expected (): "
-                "functions see one example; batch with jax.vmap."
-            )
+        check_shape(name, argument, value, ())
 
 
 def check_count(name: str, *, least: int = 1, **counts: Number) -> None:
@@ -82,6 +78,26 @@ def check_range(name: str, low: Number, high: Number) -> None:
 
 def _positive(known: np.ndarray) -> np.ndarray | np.bool:
     return (known > 0) & np.isfinite(known)
+
+
+def check_result(name: str, call: str, out: Any, expected: tuple[int, ...]) -> None:
+    """Raise the ValueError of a result of `call` that is no array of floats of this shape."""
+    check_shape(name, call, out, expected)
+    if not jnp.issubdtype(jnp.result_type(out), jnp.floating):
+        raise ValueError(
+            f"`{name}` got {call} of type {out.dtype}, expected a float: "
+            "it has no gradient; convert its result with jnp.float32."
+        )
+
+
+def check_shape(name: str, argument: str, value: Any, expected: tuple[int, ...]) -> None:
+    """Raise the ValueError of an array that has another shape, or of what is no array."""
+    shape = getattr(value, "shape", () if isinstance(value, float | int) else None)
+    if shape != expected:
+        raise ValueError(
+            f"`{name}` got {argument} of shape {shape}, expected {expected}: "
+            "functions see one example; batch with jax.vmap."
+        )
 
 
 def check_energy(name: str, energy_fn: EnergyFn, x: Example) -> None:

@@ -198,8 +198,11 @@ def test_minimiser_does_not_move_with_the_batch_size(batch_size):
     ("options", "message"),
     [
         ({"num_negatives": 0}, "num_negatives=0: give at least 1"),
-        ({"num_negatives": 2, "stabiliser": -1.0}, "stabiliser=-1.0: give 0 or more"),
-        ({"num_negatives": 2, "stabiliser": float("nan")}, "stabiliser=nan: give 0 or more"),
+        ({"num_negatives": 2, "stabiliser": -1.0}, "stabiliser=-1.0: give 0 or a pos"),
+        (
+            {"num_negatives": 2, "stabiliser": float("nan")},
+            "stabiliser=nan: give 0 or a pos",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
-    ("checks", "sharding", "processes"),
+    ("checks", "precision", "sharding", "processes"),
     ("averaging", "calculus", "composition", "noise", "targets", "nets", "data"),
     ("losses", "samplers"),
     ("evidence", "metrics", "recipes", "training", "checkpoints"),

@@ -294,9 +294,8 @@ def test_data_where_the_noise_has_no_support_is_loud_at_the_door_and_in_the_loss
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (2,), (4, 3)])
-def test_noise_of_a_wrong_shape_is_refused_with_the_right_one(shape):
-    """Without the annotations' own check, as outside the tests."""
-    losses = noise_contrastive.__wrapped__, ranking_noise_contrastive.__wrapped__
+def test_noise_of_a_wrong_shape_is_refused_with_the_right_one(shape, untyped):
+    losses = noise_contrastive, ranking_noise_contrastive
     law, y = normal_law(2), jnp.zeros(shape)
     with pytest.raises(ValueError, match=r"x_data of shape \(2,\): give \(nu, 2\)"):
         losses[0](quadratic(1.0), law[1], jnp.zeros(2), y, 0.0)

@@ -1,12 +1,14 @@
-"""Losses: one example's scalar, from plain functions E(x), s(x, sigma) or D(x, sigma)."""
+"""Losses: one example's scalar, from plain functions E(x), s(x, sigma) or D(x, sigma).
 
-from ebm_jax.losses.adversarial import (
-    flow_contrastive,
-    implicit_score,
-    reverse_kl,
-    vera,
-    vera_proposal,
-)
+Every loss raises a ValueError, with its own name and the argument's, where a function's
+result has another shape than the formula's, where x is not of floats, and where a number
+is no scalar or is known and out of range. This costs nothing when the program runs.
+
+The functions see x in its own dtype. The level that they are given, the draws and the loss
+are float32, or float64 where x is, so that a model may compute in bfloat16.
+"""
+
+from ebm_jax.losses.adversarial import flow_contrastive, reverse_kl
 from ebm_jax.losses.diffusion import (
     clean_prediction,
     edm,
@@ -17,6 +19,7 @@ from ebm_jax.losses.diffusion import (
     weighted_denoising,
 )
 from ebm_jax.losses.discrepancy import energy_discrepancy
+from ebm_jax.losses.implicit import implicit_score, vera, vera_proposal
 from ebm_jax.losses.likelihood import (
     contrastive_divergence,
     nearest_neighbour_entropy,

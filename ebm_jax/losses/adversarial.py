@@ -27,20 +27,14 @@ References:
     Song & Kingma, arXiv:2101.03288.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_count
-from ebm_jax.losses.likelihood import sampler_energy
-from ebm_jax.losses.noise_contrastive import LogDensityFn, noise_contrastive
-from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
-
-Latent = Float[Array, "*latent"]
-GeneratorFn = Callable[[Latent], Example]
+from ebm_jax.checks import check_scalar
+from ebm_jax.losses.likelihood import energy_of_sampler
+from ebm_jax.losses.noise_contrastive import LogDensityFn, logistic_contrast
+from ebm_jax.precision import level_for
+from ebm_jax.types import EnergyFn, Example, Scalar
 
 
 def reverse_kl(energy_fn: EnergyFn, x: Example, log_q: Scalar) -> Scalar:
@@ -59,146 +53,8 @@ def reverse_kl(energy_fn: EnergyFn, x: Example, log_q: Scalar) -> Scalar:
     Returns:
         The generator's loss, a scalar.
     """
-    return sampler_energy(energy_fn, x) + log_q
-
-
-def vera(
-    energy_fn: EnergyFn,
-    generator_fn: GeneratorFn,
-    key: PRNGKey,
-    x: Example,
-    z: Latent,
-    *,
-    sigma: float | Scalar,
-    proposal_scale: float | Scalar | Latent,
-    num_proposals: int,
-) -> Scalar:
-    """A loss of the value E(x) with the gradient of E(x) - H(q), for an implicit generator.
-
-        q: x = g(z) + sigma n,   z, n ~ N(0, I)
-        grad -H(q) = E_q[ grad_x log q(x) . dx/dphi ]
-
-    The score of q comes from `implicit_score`, its gradient stopped. With the exact score
-    the gradient would be that of `reverse_kl` with log q's parameters stopped.
-
-    Args:
-        energy_fn: E(x); its parameters are held fixed.
-        generator_fn: g(z), of the shape of x.
-        key: PRNG key of the proposals.
-        x: g(z) + sigma n as a differentiable function of the generator's parameters
-            (of sigma too, if it is learned).
-        z: the latent that x came from, a draw of N(0, I).
-        sigma: the generator's noise level, positive.
-        proposal_scale: eta of `implicit_score`.
-        num_proposals: proposals of `implicit_score`.
-
-    Returns:
-        The generator's loss, a scalar. The energy's is `contrastive_divergence` at this x.
-
-    Raises:
-        ValueError: if `num_proposals` is not positive.
-
-    References:
-        Grathwohl et al., arXiv:2010.04230.
-    """
-    score = implicit_score(
-        generator_fn,
-        key,
-        x,
-        z,
-        sigma=sigma,
-        proposal_scale=proposal_scale,
-        num_proposals=num_proposals,
-    )
-    step = x - jax.lax.stop_gradient(x)  # zero, with the derivative of x
-    return sampler_energy(energy_fn, x) + jnp.sum(jax.lax.stop_gradient(score) * step)
-
-
-def implicit_score(
-    generator_fn: GeneratorFn,
-    key: PRNGKey,
-    x: Example,
-    z: Latent,
-    *,
-    sigma: float | Scalar,
-    proposal_scale: float | Scalar | Latent,
-    num_proposals: int,
-) -> Example:
-    """grad log q(x) of the law of g(z) + sigma n, by importance sampling around z.
-
-        grad log q(x) = E_{q(z' | x)}[ (g(z') - x) / sigma^2 ]
-        z'_i = z + eta n_i,   w_i ~ N(z'_i; 0, I) N(x; g(z'_i), sigma^2 I) / N(n_i; 0, I)
-
-    with weights scaled to sum to one: biased by the inverse of the number of proposals.
-    eta should cover the posterior q(z' | x): as eta -> 0 only z itself is left, and
-    `vera` has the gradient of the entropy of q(x | z) alone, that of d log sigma.
-    `vera_proposal` is a loss that learns it.
-
-    Args:
-        generator_fn: g(z), of the shape of x.
-        key: PRNG key of the proposals.
-        x: one draw of q.
-        z: the latent that x came from.
-        sigma: the generator's noise level, positive.
-        proposal_scale: eta, positive, one for all or one for each entry of z.
-        num_proposals: how many z' are weighed, at least 1; 20 in the paper.
-
-    Returns:
-        The estimate, of the shape of x.
-
-    Raises:
-        ValueError: if `num_proposals` is not positive.
-    """
-    check_count("implicit_score", num_proposals=num_proposals)
-
-    def weigh(noise: Latent) -> tuple[Scalar, Example]:
-        near = z + proposal_scale * noise
-        log_weight = _log_joint(generator_fn, x, near, sigma) + 0.5 * jnp.sum(noise**2)
-        return log_weight, (generator_fn(near) - x) / sigma**2
-
-    noises = jax.random.normal(key, (num_proposals, *z.shape), z.dtype)
-    log_weights, scores = jax.vmap(weigh)(noises)
-    return jnp.tensordot(jax.nn.softmax(log_weights), scores, 1)
-
-
-def vera_proposal(
-    generator_fn: GeneratorFn,
-    key: PRNGKey,
-    x: Example,
-    z: Latent,
-    *,
-    sigma: float | Scalar,
-    proposal_scale: Scalar | Latent,
-) -> Scalar:
-    """The loss of VERA's proposal scale eta: KL(N(z, eta^2 I) || q(z' | x)) and a constant.
-
-        loss = 1/2 |z'|^2 + |x - g(z')|^2 / (2 sigma^2) - sum log eta,   z' = z + eta n
-
-    For g(z) = A z its mean over q is lowest at eta_k^2 = 1 / (1 + (A^T A)_kk / sigma^2).
-
-    Args:
-        generator_fn: g(z), with parameters stopped.
-        key: PRNG key of n.
-        x: one draw of q, its gradient stopped.
-        z: the latent that x came from.
-        sigma: the generator's noise level, positive; stopped too.
-        proposal_scale: eta, positive, one for all or one for each entry of z; learn its
-            logarithm.
-
-    Returns:
-        The loss, a scalar, without the constants that eta does not move.
-
-    References:
-        Grathwohl et al., arXiv:2010.04230.
-    """
-    near = z + proposal_scale * jax.random.normal(key, z.shape, z.dtype)
-    entropy = jnp.sum(jnp.broadcast_to(jnp.log(proposal_scale), z.shape))
-    return -_log_joint(generator_fn, x, near, sigma) - entropy
-
-
-def _log_joint(generator_fn: GeneratorFn, x: Example, z: Latent, sigma: float | Scalar) -> Scalar:
-    """log q(x, z) = log N(z; 0, I) + log N(x; g(z), sigma^2 I), without constants."""
-    return -0.5 * jnp.sum(z**2) - 0.5 * jnp.sum(((x - generator_fn(z)) / sigma) ** 2)
+    check_scalar("reverse_kl", log_q=log_q)
+    return energy_of_sampler("reverse_kl", energy_fn, x=x) + level_for(x, log_q)
 
 
 def flow_contrastive(
@@ -233,5 +89,9 @@ def flow_contrastive(
     References:
         Gao et al., arXiv:1912.00589.
     """
-    fixed = partial(sampler_energy, energy_fn)
-    return -noise_contrastive(fixed, log_noise_fn, x_data, x_noise, jax.lax.stop_gradient(log_z))
+    name, log_z = "flow_contrastive", jax.lax.stop_gradient(log_z)
+
+    def fixed(x: Example) -> Scalar:
+        return energy_of_sampler(name, energy_fn, x=x)
+
+    return -logistic_contrast(name, fixed, log_noise_fn, x_data, x_noise, log_z)

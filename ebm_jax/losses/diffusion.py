@@ -17,10 +17,14 @@ and the mean squared error of each prediction is one of these:
     likelihood, log-uniform   1 / sigma^2            `noise_conditional`, times a constant
 """
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
+from ebm_jax.checks import check_not_negative, check_positive, check_scalar, holds
+from ebm_jax.losses.functions import checked_example, checked_field, checked_level
 from ebm_jax.noise import Process
+from ebm_jax.precision import level_for, normal_for, widened
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
@@ -42,9 +46,10 @@ def weighted_denoising(
     Returns:
         The loss, a scalar.
     """
-    noise = jax.random.normal(key, x.shape, x.dtype)
-    denoised = denoise_fn(x + sigma * noise, sigma)
-    return 0.5 * weight * jnp.sum((denoised - x) ** 2)
+    check_not_negative("weighted_denoising", weight=weight)
+    return _weighted(
+        "weighted_denoising", denoise_fn, key, x, sigma, lambda _: level_for(x, weight)
+    )
 
 
 def noise_conditional(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Scalar) -> Scalar:
@@ -70,7 +75,7 @@ def noise_conditional(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Sc
         Song & Ermon, arXiv:1907.05600, equations 5 and 6; Ho, Jain & Abbeel,
         arXiv:2006.11239, equation 14; the law of sigma: arXiv:2101.09258, arXiv:2107.00630.
     """
-    return weighted_denoising(denoise_fn, key, x, sigma, sigma**-2)
+    return _weighted("noise_conditional", denoise_fn, key, x, sigma, lambda s: s**-2)
 
 
 def edm(
@@ -92,8 +97,12 @@ def edm(
     References:
         Karras et al., arXiv:2206.00364, table 1.
     """
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    return weighted_denoising(denoise_fn, key, x, sigma, weight)
+    check_positive("edm", sigma_data=sigma_data)
+
+    def weight(level: Scalar) -> Scalar:
+        return (level**2 + sigma_data**2) / (level * sigma_data) ** 2
+
+    return _weighted("edm", denoise_fn, key, x, sigma, weight)
 
 
 def clean_prediction(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Scalar) -> Scalar:
@@ -108,7 +117,7 @@ def clean_prediction(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Sca
         x: one clean example, of any shape; batch with `jax.vmap`.
         sigma: noise level, positive.
     """
-    return weighted_denoising(denoise_fn, key, x, sigma, jnp.ones_like(sigma))
+    return _weighted("clean_prediction", denoise_fn, key, x, sigma, jnp.ones_like)
 
 
 def velocity_prediction(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: Scalar) -> Scalar:
@@ -127,7 +136,7 @@ def velocity_prediction(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, sigma: 
     References:
         Salimans & Ho, arXiv:2202.00512.
     """
-    return weighted_denoising(denoise_fn, key, x, sigma, 1 + sigma**-2)
+    return _weighted("velocity_prediction", denoise_fn, key, x, sigma, lambda s: 1 + s**-2)
 
 
 def likelihood_weighted(
@@ -152,9 +161,14 @@ def likelihood_weighted(
     References:
         Song et al., arXiv:2101.09258, theorem 1 and equation 7.
     """
+    name, low, high = "likelihood_weighted", process.t_min, process.t_max
+    check_scalar(name, t=t)
+    if not holds(lambda t: (low * (1 - 1e-6) <= t) & (t <= high * (1 + 1e-6)), t):
+        raise ValueError(f"`{name}` got t={t}: give a time of the process, from {low} to {high}.")
+    t = level_for(x, t)
     alpha, sigma = process.alpha(t), process.sigma(t)
-    weight = (process.diffusion(t) * alpha / sigma**2) ** 2 * (process.t_max - process.t_min)
-    return weighted_denoising(denoise_fn, key, x, sigma / alpha, weight)
+    weight = (process.diffusion(t) * alpha / sigma**2) ** 2 * (high - low)
+    return _weighted(name, denoise_fn, key, x, sigma / alpha, lambda _: weight)
 
 
 def uncertainty_weighted(loss: Scalar, log_scale: Scalar) -> Scalar:
@@ -171,4 +185,21 @@ def uncertainty_weighted(loss: Scalar, log_scale: Scalar) -> Scalar:
         Karras et al., arXiv:2312.02696, section 2.2 and equation 16; Kendall & Gal,
         arXiv:1703.04977.
     """
-    return loss * jnp.exp(-log_scale) + log_scale
+    check_scalar("uncertainty_weighted", loss=loss, log_scale=log_scale)
+    log_scale = level_for(loss, log_scale)
+    return widened(loss) * jnp.exp(-log_scale) + log_scale
+
+
+def _weighted(
+    name: str,
+    denoise_fn: DenoiseFn,
+    key: PRNGKey,
+    x: Example,
+    sigma: Scalar,
+    weight_fn: Callable[[Scalar], Scalar],
+) -> Scalar:
+    clean = checked_example(name, x=x)
+    level = checked_level(name, x, sigma=sigma)
+    denoise_fn = checked_field(name, "denoise_fn(x, sigma)", denoise_fn, x)
+    denoised = denoise_fn(clean + level * normal_for(key, x), level)
+    return 0.5 * weight_fn(level) * jnp.sum((denoised - clean) ** 2)

@@ -11,6 +11,9 @@ draw, a mean over draws stands for the integral.
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.checks import check_count, check_not_negative
+from ebm_jax.losses.functions import checked_energy, checked_example, checked_level
+from ebm_jax.precision import normal_for
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
@@ -65,15 +68,14 @@ def energy_discrepancy(
         [1] Schroder et al., arXiv:2307.06431.
         [2] Ma & Collins, arXiv:1809.01812.
     """
-    if num_negatives < 1:
-        raise ValueError(
-            f"`energy_discrepancy` got num_negatives={num_negatives}: give at least 1."
-        )
-    if not stabiliser >= 0:
-        raise ValueError(f"`energy_discrepancy` got stabiliser={stabiliser}: give 0 or more.")
+    name = "energy_discrepancy"
+    check_count(name, num_negatives=num_negatives)
+    check_not_negative(name, stabiliser=stabiliser)
+    start, sigma = checked_example(name, x=x), checked_level(name, x, sigma=sigma)
+    energy_fn = checked_energy(name, "energy_fn(x)", energy_fn, x)
     key_blur, key_negatives = jax.random.split(key)
-    centre = x + sigma * jax.random.normal(key_blur, x.shape, x.dtype)
-    noise = jax.random.normal(key_negatives, (num_negatives, *x.shape), x.dtype)
-    gains = jax.vmap(lambda n: energy_fn(x) - energy_fn(centre + sigma * n))(noise)
+    centre = start + sigma * normal_for(key_blur, x)
+    noise = jax.random.normal(key_negatives, (num_negatives, *x.shape), start.dtype)
+    gains = jax.vmap(lambda n: energy_fn(start) - energy_fn(centre + sigma * n))(noise)
     log_terms = jnp.append(gains, jnp.log(jnp.asarray(stabiliser, gains.dtype)))
     return jax.nn.logsumexp(log_terms) - jnp.log(num_negatives)

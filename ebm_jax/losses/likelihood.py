@@ -29,6 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ebm_jax.checks import check_shape
+from ebm_jax.losses.functions import checked_energy, checked_example
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 
@@ -51,7 +53,8 @@ def contrastive_divergence(energy_fn: EnergyFn, x_data: Example, x_model: Exampl
         Hinton, Training products of experts by minimizing contrastive divergence,
         Neural Computation 2002; persistent chains: Tieleman, ICML 2008.
     """
-    return energy_fn(x_data) - energy_fn(jax.lax.stop_gradient(x_model))
+    at_data, at_model = _energies("contrastive_divergence", energy_fn, x_data, x_model)
+    return at_data - at_model
 
 
 def sampler_energy(energy_fn: EnergyFn, x_model: Example) -> Scalar:
@@ -71,9 +74,16 @@ def sampler_energy(energy_fn: EnergyFn, x_model: Example) -> Scalar:
     References:
         Du et al., arXiv:2012.01316, equation 8 (through the last Langevin step).
     """
-    at = jax.lax.stop_gradient(x_model)
-    energy, slope = jax.lax.stop_gradient(jax.value_and_grad(energy_fn)(at))
-    return energy + jnp.sum(slope * (x_model - at))
+    return energy_of_sampler("sampler_energy", energy_fn, x_model=x_model)
+
+
+def energy_of_sampler(name: str, energy_fn: EnergyFn, **x: Example) -> Scalar:
+    """`sampler_energy`, with errors that name the loss and the argument given to it."""
+    (example,), moving = x.values(), checked_example(name, **x)
+    at = jax.lax.stop_gradient(moving)
+    checked = checked_energy(name, "energy_fn(x)", energy_fn, example)
+    energy, slope = jax.lax.stop_gradient(jax.value_and_grad(checked)(at))
+    return energy + jnp.sum(slope * (moving - at))
 
 
 def nearest_neighbour_entropy(x_model: Example, others: Float[Array, "n *d"]) -> Scalar:
@@ -100,7 +110,10 @@ def nearest_neighbour_entropy(x_model: Example, others: Float[Array, "n *d"]) ->
     n, d = others.shape[0], x_model.size
     if n == 0:
         raise ValueError("`nearest_neighbour_entropy` got no other draws: give at least one.")
-    gaps = (x_model[None] - jax.lax.stop_gradient(others)).reshape(n, d)
+    name = "nearest_neighbour_entropy"
+    check_shape(name, "others", others, (n, *x_model.shape))
+    point, rest = checked_example(name, x_model=x_model), checked_example(name, others=others)
+    gaps = (point[None] - jax.lax.stop_gradient(rest)).reshape(n, d)
     log_distance = 0.5 * jnp.log(jnp.min(jnp.sum(gaps**2, axis=1)))
     log_volume = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
     return d * log_distance + log_volume + float(np.sum(1 / np.arange(1, n + 1)))
@@ -115,9 +128,23 @@ def squared_energies(energy_fn: EnergyFn, x_data: Example, x_model: Example) -> 
     References:
         Du & Mordatch, arXiv:1903.08689, equation 4.
     """
-    return energy_fn(x_data) ** 2 + energy_fn(jax.lax.stop_gradient(x_model)) ** 2
+    at_data, at_model = _energies("squared_energies", energy_fn, x_data, x_model)
+    return at_data**2 + at_model**2
 
 
 def squared_gradient(energy_fn: EnergyFn, x: Example) -> Scalar:
     """|grad E(x)|^2, a penalty that keeps Langevin steps at x of bounded length."""
-    return jnp.sum(jax.grad(energy_fn)(x) ** 2)
+    checked = checked_energy("squared_gradient", "energy_fn(x)", energy_fn, x)
+    return jnp.sum(jax.grad(checked)(checked_example("squared_gradient", x=x)) ** 2)
+
+
+def _energies(
+    name: str, energy_fn: EnergyFn, x_data: Example, x_model: Example
+) -> tuple[Scalar, Scalar]:
+    """E at both points of a pair, with no gradient through `x_model`."""
+    check_shape(name, "x_model", x_model, x_data.shape)
+    at_data, at_model = (
+        checked_energy(name, "energy_fn(x)", energy_fn, x)(checked_example(name, **{argument: x}))
+        for argument, x in (("x_data", x_data), ("x_model", jax.lax.stop_gradient(x_model)))
+    )
+    return at_data, at_model

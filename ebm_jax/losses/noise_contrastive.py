@@ -22,6 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ebm_jax.checks import check_scalar, check_shape
+from ebm_jax.losses.functions import checked_energy, checked_example
+from ebm_jax.precision import level_for
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 LogDensityFn = Callable[[Example], Scalar]
@@ -66,8 +69,22 @@ def noise_contrastive(
         [2] Gutmann & Hyvarinen, Noise-contrastive estimation of unnormalized statistical
             models, JMLR 13, 2012.
     """
-    data, noise = _log_ratios("noise_contrastive", energy_fn, log_noise_fn, x_data, x_noise)
-    offset = log_z + float(np.log(x_noise.shape[0]))
+    name = "noise_contrastive"
+    return logistic_contrast(name, energy_fn, log_noise_fn, x_data, x_noise, log_z)
+
+
+def logistic_contrast(
+    name: str,
+    energy_fn: EnergyFn,
+    log_noise_fn: LogDensityFn,
+    x_data: Example,
+    x_noise: Float[Array, "nu *d"],
+    log_z: float | Scalar,
+) -> Scalar:
+    """`noise_contrastive`, with errors that name the loss that was called."""
+    data, noise = _log_ratios(name, energy_fn, log_noise_fn, x_data, x_noise)
+    check_scalar(name, log_z=log_z)
+    offset = level_for(x_data, log_z) + float(np.log(x_noise.shape[0]))
     return jax.nn.softplus(offset - data) + jnp.sum(jax.nn.softplus(noise - offset))
 
 
@@ -132,7 +149,11 @@ def conditional_noise_contrastive(energy_fn: EnergyFn, x_data: Example, x_noise:
     References:
         [1] Ceylan & Gutmann, arXiv:1806.03664.
     """
-    return jax.nn.softplus(energy_fn(x_data) - energy_fn(x_noise))
+    name = "conditional_noise_contrastive"
+    check_shape(name, "x_noise", x_noise, x_data.shape)
+    energy_fn = checked_energy(name, "energy_fn(x)", energy_fn, x_data)
+    first, second = checked_example(name, x_data=x_data), checked_example(name, x_noise=x_noise)
+    return jax.nn.softplus(energy_fn(first) - energy_fn(second))
 
 
 def check_noise(log_noise_fn: LogDensityFn, x_data: Float[Array, "n *d"]) -> None:
@@ -145,7 +166,9 @@ def check_noise(log_noise_fn: LogDensityFn, x_data: Float[Array, "n *d"]) -> Non
     Raises:
         ValueError: if log q is not finite somewhere; it counts the examples.
     """
-    bad = ~np.isfinite(np.asarray(jax.jit(jax.vmap(log_noise_fn))(x_data)))
+    log_q = checked_energy("check_noise", "log_noise_fn(x)", log_noise_fn, x_data)
+    points = checked_example("check_noise", x_data=x_data)
+    bad = ~np.isfinite(np.asarray(jax.jit(jax.vmap(log_q))(points)))
     if bad.any():
         raise ValueError(
             f"`check_noise` got noise whose log density is not finite at {bad.sum()} of "
@@ -169,8 +192,12 @@ def _log_ratios(
             f"give {expected} with nu at least 1."
         )
 
+    energy_fn = checked_energy(name, "energy_fn(x)", energy_fn, x_data)
+    log_noise_fn = checked_energy(name, "log_noise_fn(x)", log_noise_fn, x_data)
+
     def log_ratio(x: Example) -> Scalar:
         log_q = log_noise_fn(x)
         return jnp.where(jnp.isneginf(log_q), jnp.nan, -energy_fn(x) - log_q)
 
-    return log_ratio(x_data), jax.vmap(log_ratio)(x_noise)
+    data, noise = checked_example(name, x_data=x_data), checked_example(name, x_noise=x_noise)
+    return log_ratio(data), jax.vmap(log_ratio)(noise)

@@ -27,11 +27,15 @@ References:
     Gao et al., arXiv:2012.08125; the single-level law: Bengio et al., arXiv:1305.6663.
 """
 
+import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.checks import check_not_negative, check_shape, holds
+from ebm_jax.losses.functions import checked_energy, checked_example
+from ebm_jax.precision import level_for, normal_for
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 NoisyEnergyFn = Callable[[Example, Scalar], Scalar]
@@ -49,12 +53,16 @@ def recovery_pair(
         sigma_noisy: the upper noise level, above `sigma`.
 
     Returns:
-        The example at `sigma` and at `sigma_noisy`, each of the shape of `x`.
+        The example at `sigma` and at `sigma_noisy`, each of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: for levels that are no scalars, or are known and not 0 <= sigma < sigma_noisy.
     """
+    sigma, tau_squared = _levels("recovery_pair", x, sigma, sigma_noisy)
     key_low, key_high = jax.random.split(key)
-    low = x + sigma * jax.random.normal(key_low, x.shape, x.dtype)
-    tau = jnp.sqrt(sigma_noisy**2 - sigma**2)
-    return low, low + tau * jax.random.normal(key_high, x.shape, x.dtype)
+    low = checked_example("recovery_pair", x=x) + sigma * normal_for(key_low, x)
+    noisy = low + jnp.sqrt(tau_squared) * normal_for(key_high, x)
+    return low.astype(x.dtype), noisy.astype(x.dtype)
 
 
 def recovery_energy(
@@ -74,10 +82,30 @@ def recovery_energy(
     Returns:
         The energy of one example at `sigma` given `x_noisy`, for samplers and for
         `contrastive_divergence`.
+
+    Raises:
+        ValueError: for levels as `recovery_pair`; from the result, for an energy that is no
+            scalar or an x of another shape than `x_noisy`.
     """
+    name = "recovery_energy"
+    level, tau_squared = _levels(name, x_noisy, sigma, sigma_noisy)
+    end = checked_example(name, x_noisy=x_noisy)
 
     def conditional(x: Example) -> Scalar:
-        pull = jnp.sum((x_noisy - x) ** 2) / (2 * (sigma_noisy**2 - sigma**2))
-        return energy_fn(x, sigma) + pull
+        check_shape(name, "x", x, x_noisy.shape)
+        checked = checked_energy(name, "energy_fn(x, sigma)", energy_fn, x)
+        here = checked_example(name, x=x)
+        return checked(here, level) + jnp.sum((end - here) ** 2) / (2 * tau_squared)
 
     return conditional
+
+
+def _levels(name: str, x: Example, sigma: Scalar, sigma_noisy: Scalar) -> tuple[Scalar, Scalar]:
+    """The lower level, and the difference of the squares of both."""
+    check_not_negative(name, sigma=sigma, sigma_noisy=sigma_noisy)
+    if not holds(operator.lt, sigma, sigma_noisy):
+        raise ValueError(
+            f"`{name}` got sigma={sigma}, sigma_noisy={sigma_noisy}: give sigma < sigma_noisy."
+        )
+    low, high = level_for(x, sigma), level_for(x, sigma_noisy)
+    return low, high**2 - low**2

@@ -14,10 +14,12 @@ derivatives: use a smooth one, or denoising.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from ebm_jax.calculus import divergence
+from ebm_jax.checks import check_count, check_result
+from ebm_jax.losses.functions import checked_example, checked_field, checked_level
+from ebm_jax.precision import normal_for, widened
 from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
 
 
@@ -34,7 +36,11 @@ def fisher_divergence(score_fn: ScoreFn, true_score_fn: ScoreFn, x: Example) -> 
         true_score_fn: s*(x), the data's.
         x: one example of the data, of any shape; batch with `jax.vmap`.
     """
-    return 0.5 * jnp.sum((score_fn(x) - true_score_fn(x)) ** 2)
+    name, at = "fisher_divergence", checked_example("fisher_divergence", x=x)
+    score = checked_field(name, "score_fn(x)", score_fn, x)(at)
+    return 0.5 * jnp.sum(
+        (score - checked_field(name, "true_score_fn(x)", true_score_fn, x)(at)) ** 2
+    )
 
 
 def exact_score_matching(score_fn: ScoreFn, x: Example, *, chunk_size: int = 64) -> Scalar:
@@ -55,7 +61,10 @@ def exact_score_matching(score_fn: ScoreFn, x: Example, *, chunk_size: int = 64)
         Hyvarinen, Estimation of non-normalized statistical models by score matching,
         JMLR 2005.
     """
-    return 0.5 * jnp.sum(score_fn(x) ** 2) + divergence(score_fn, x, chunk_size=chunk_size)
+    name, at = "exact_score_matching", checked_example("exact_score_matching", x=x)
+    check_count(name, chunk_size=chunk_size)
+    score_fn = checked_field(name, "score_fn(x)", score_fn, x)
+    return 0.5 * jnp.sum(score_fn(at) ** 2) + divergence(score_fn, at, chunk_size=chunk_size)
 
 
 def exact_score_matching_from_laplacian(
@@ -70,8 +79,12 @@ def exact_score_matching_from_laplacian(
             `partial(net.apply, params, method="gradient_and_laplacian")` of `EnergyMLP`.
         x: one example, of any shape; batch with `jax.vmap`.
     """
+    name = "exact_score_matching_from_laplacian"
+    checked_example(name, x=x)
     gradient, laplacian = gradient_and_laplacian(x)
-    return 0.5 * jnp.sum(gradient**2) - laplacian
+    check_result(name, "gradient_and_laplacian(x)[0]", gradient, x.shape)
+    check_result(name, "gradient_and_laplacian(x)[1]", laplacian, ())
+    return 0.5 * jnp.sum(widened(gradient) ** 2) - widened(laplacian)
 
 
 def denoising_score_matching(
@@ -100,8 +113,11 @@ def denoising_score_matching(
             autoencoders, Neural Computation 2011.
         [2] Song & Ermon, arXiv:1907.05600.
     """
-    noise = jax.random.normal(key, x.shape, x.dtype)
-    score = score_fn(x + sigma * noise, sigma)
+    name = "denoising_score_matching"
+    clean, sigma = checked_example(name, x=x), checked_level(name, x, sigma=sigma)
+    score_fn = checked_field(name, "score_fn(x, sigma)", score_fn, x)
+    noise = normal_for(key, x)
+    score = score_fn(clean + sigma * noise, sigma)
     return 0.5 * jnp.sum((sigma * score + noise) ** 2)
 
 
@@ -131,13 +147,17 @@ def controlled_denoising_score_matching(
         score_fn: s(x, sigma), returning an array of the shape of `x`; differentiable in x
             for the limit to hold, though no derivative is taken.
         key: PRNG key for the one draw of n.
-        x: one clean example, of any shape; batch with `jax.vmap`.
+        x: one clean example, of any shape; batch with `jax.vmap`. s sees float32 points at
+            least, also near an x in bfloat16, where their difference would be round-off.
         sigma: noise level, positive, in the units of `x`.
 
     References:
         Wang et al., arXiv:2002.07501; Song & Kingma, arXiv:2101.03288, section 3.
     """
-    noise = jax.random.normal(key, x.shape, x.dtype)
-    score = score_fn(x + sigma * noise, sigma)
-    change = (score - score_fn(x, sigma)) / sigma
+    name = "controlled_denoising_score_matching"
+    clean, sigma = checked_example(name, x=x), checked_level(name, x, sigma=sigma)
+    score_fn = checked_field(name, "score_fn(x, sigma)", score_fn, clean)
+    noise = normal_for(key, x)
+    score = score_fn(clean + sigma * noise, sigma)
+    change = (score - score_fn(clean, sigma)) / sigma
     return 0.5 * jnp.sum(score**2) + jnp.sum(change * noise)

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import rademacher
-from ebm_jax.checks import check_count, check_positive
+from ebm_jax.checks import check_count, check_positive, check_result
+from ebm_jax.losses.functions import checked_energy, checked_example, checked_field
+from ebm_jax.precision import level_for, widened
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 DrawProbe = Callable[[PRNGKey, Example], Example]
@@ -52,8 +54,9 @@ def sliced_score_matching(
     Raises:
         ValueError: if `num_slices` is not positive.
     """
-    slices = _draw_slices("sliced_score_matching", draw_probe, key, x, num_slices)
-    score, pull = jax.vjp(score_fn, x)
+    name = "sliced_score_matching"
+    slices, at = _draw_slices(name, draw_probe, key, x, num_slices)
+    score, pull = jax.vjp(checked_field(name, "score_fn(x)", score_fn, x), at)
 
     def along(v: Example) -> Scalar:
         return jnp.sum(v * pull(v)[0]) + 0.5 * jnp.sum(v * score) ** 2
@@ -87,8 +90,8 @@ def variance_reduced_sliced_score_matching(
         ValueError: if `num_slices` is not positive.
     """
     name = "variance_reduced_sliced_score_matching"
-    slices = _draw_slices(name, draw_probe, key, x, num_slices)
-    score, pull = jax.vjp(score_fn, x)
+    slices, at = _draw_slices(name, draw_probe, key, x, num_slices)
+    score, pull = jax.vjp(checked_field(name, "score_fn(x)", score_fn, x), at)
     divergences = jax.lax.map(lambda v: jnp.sum(v * pull(v)[0]), slices)
     return 0.5 * jnp.sum(score**2) + jnp.mean(divergences)
 
@@ -119,9 +122,11 @@ def sliced_score_matching_from_curvature(
         ValueError: if `num_slices` is not positive.
     """
     name = "sliced_score_matching_from_curvature"
-    slices = _draw_slices(name, draw_probe, key, x, num_slices)
-    gradient, curvatures = gradient_and_curvature(x, slices)
-    return 0.5 * jnp.sum(gradient**2) - jnp.mean(curvatures)
+    slices, _ = _draw_slices(name, draw_probe, key, x, num_slices)
+    gradient, curvatures = gradient_and_curvature(x, slices.astype(x.dtype))
+    check_result(name, "gradient_and_curvature(x, slices)[0]", gradient, x.shape)
+    check_result(name, "gradient_and_curvature(x, slices)[1]", curvatures, (num_slices,))
+    return 0.5 * jnp.sum(widened(gradient) ** 2) - jnp.mean(widened(curvatures))
 
 
 def finite_difference_score_matching(
@@ -147,7 +152,8 @@ def finite_difference_score_matching(
     Args:
         energy_fn: E(x), a scalar.
         key: PRNG key of the slices.
-        x: one example, of any shape; batch with `jax.vmap`.
+        x: one example, of any shape; batch with `jax.vmap`. E sees float32 points at least,
+            also near an x in bfloat16, where differences would be round-off alone.
         epsilon: e, positive; a step has length e sqrt(d), in the units of x.
         num_slices: k, how many slices are averaged.
         draw_probe: draw_probe(key, x) -> v with E[v v^T] = I.
@@ -160,11 +166,12 @@ def finite_difference_score_matching(
     """
     name = "finite_difference_score_matching"
     check_positive(name, epsilon=epsilon)
-    slices = _draw_slices(name, draw_probe, key, x, num_slices)
-    centre = energy_fn(x)
+    slices, at = _draw_slices(name, draw_probe, key, x, num_slices)
+    energy_fn = checked_energy(name, "energy_fn(x)", energy_fn, at)
+    centre, epsilon = energy_fn(at), level_for(x, epsilon)
 
     def along(v: Example) -> Scalar:
-        ahead, behind = energy_fn(x + epsilon * v), energy_fn(x - epsilon * v)
+        ahead, behind = energy_fn(at + epsilon * v), energy_fn(at - epsilon * v)
         slope = (ahead - behind) / (2 * epsilon)
         return 0.5 * slope**2 - ((ahead - centre) - (centre - behind)) / epsilon**2
 
@@ -173,6 +180,14 @@ def finite_difference_score_matching(
 
 def _draw_slices(
     name: str, draw_probe: DrawProbe, key: PRNGKey, x: Example, num_slices: int
-) -> Float[Array, "k *d"]:
+) -> tuple[Float[Array, "k *d"], Example]:
+    """Probes and x in the precision to compute in, once the arguments are checked."""
     check_count(name, num_slices=num_slices)
-    return jax.vmap(lambda key: draw_probe(key, x))(jax.random.split(key, num_slices))
+    at = checked_example(name, x=x)
+
+    def draw(key: PRNGKey) -> Example:
+        probe = draw_probe(key, at)
+        check_result(name, "draw_probe(key, x)", probe, x.shape)
+        return widened(probe)
+
+    return jax.vmap(draw)(jax.random.split(key, num_slices)), at

@@ -29,7 +29,9 @@ References:
 import jax.numpy as jnp
 
 from ebm_jax.calculus import divergence, hutchinson_divergence
-from ebm_jax.checks import check_positive
+from ebm_jax.checks import check_count, check_positive
+from ebm_jax.losses.functions import checked_example, checked_field
+from ebm_jax.precision import level_for
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -56,8 +58,8 @@ def learned_stein(
     Raises:
         ValueError: if `penalty` is not positive.
     """
-    check_positive("learned_stein", penalty=penalty)
-    return _without_divergence(score_fn, critic_fn, x, penalty) + divergence(critic_fn, x)
+    score_fn, critic_fn, at, penalty = _checked("learned_stein", score_fn, critic_fn, x, penalty)
+    return _without_divergence(score_fn, critic_fn, at, penalty) + divergence(critic_fn, at)
 
 
 def sliced_learned_stein(
@@ -87,13 +89,25 @@ def sliced_learned_stein(
     Raises:
         ValueError: if `penalty` or `num_probes` is not positive.
     """
-    check_positive("sliced_learned_stein", penalty=penalty)
-    spread = hutchinson_divergence(critic_fn, key, x, num_probes=num_probes)
-    return _without_divergence(score_fn, critic_fn, x, penalty) + spread
+    name = "sliced_learned_stein"
+    check_count(name, num_probes=num_probes)
+    score_fn, critic_fn, at, penalty = _checked(name, score_fn, critic_fn, x, penalty)
+    spread = hutchinson_divergence(critic_fn, key, at, num_probes=num_probes)
+    return _without_divergence(score_fn, critic_fn, at, penalty) + spread
+
+
+def _checked(
+    name: str, score_fn: ScoreFn, critic_fn: ScoreFn, x: Example, penalty: float | Scalar
+) -> tuple[ScoreFn, ScoreFn, Example, Scalar]:
+    """Both functions, x and lambda in the precision to compute in, once they are checked."""
+    check_positive(name, penalty=penalty)
+    at = checked_example(name, x=x)
+    score_fn = checked_field(name, "score_fn(x)", score_fn, x)
+    return score_fn, checked_field(name, "critic_fn(x)", critic_fn, x), at, level_for(x, penalty)
 
 
 def _without_divergence(
-    score_fn: ScoreFn, critic_fn: ScoreFn, x: Example, penalty: float | Scalar
+    score_fn: ScoreFn, critic_fn: ScoreFn, x: Example, penalty: Scalar
 ) -> Scalar:
     critic = critic_fn(x)
     return jnp.sum(score_fn(x) * critic) - penalty * jnp.sum(critic**2)
