@@ -5,11 +5,17 @@ noise, squares and sums are float32, or float64 where the example is: bfloat16 h
 too few for a level or for a sum, and integers wrap around.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ebm_jax.types import Example, PRNGKey
+
+# Rows of examples, of NumPy or JAX and of any type of number, such as `data` hands out.
+Samples = Shaped[np.ndarray, "_ ..."] | Shaped[Array, "_ ..."]
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -21,6 +27,56 @@ def widened(x: ArrayLike) -> Array:
     """Returns the array as float32, or as float64 where it is float64."""
     x = jnp.asarray(x)
     return x.astype(wide_dtype(x.dtype))
+
+
+def check_numbers(name: str, **arrays: Shaped[np.ndarray, "..."] | Shaped[Array, "..."]) -> None:
+    """Raise the ValueError of an array that is not of booleans, integers or floats."""
+    for argument, array in arrays.items():
+        kinds = jnp.bool_, jnp.integer, jnp.floating
+        if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+            raise ValueError(
+                f"`{name}` got {argument} of type {array.dtype}: "
+                "give booleans, integers or floats, such as pixels in uint8."
+            )
+
+
+def narrowed(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
+    """Returns sets of rows in float32 or wider, moved together where digits would be lost.
+
+    Where NumPy arrays in float64 become float32, all sets move by one vector, `_middle` of the
+    first, before they do. So this is for what depends on differences between rows alone.
+    """
+    if all(isinstance(rows, np.ndarray) for rows in sets):
+        known = [rows.astype(np.promote_types(rows.dtype, np.float32)) for rows in sets]
+        if (
+            any(rows.dtype == np.float64 for rows in known)
+            and jnp.result_type(float) != jnp.float64
+        ):
+            middle = _middle(np, known[0])
+            return tuple(jnp.asarray(rows - middle, jnp.float32) for rows in known)
+    wide = [widened(rows) for rows in sets]
+    widest = max((rows.dtype for rows in wide), key=lambda dtype: dtype.itemsize)
+    return tuple(rows.astype(widest) for rows in wide)
+
+
+def centred(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
+    """Returns sets of rows in float32 or wider, less one vector from amid the first set.
+
+    Distances stay as they are, and |a|^2 + |b|^2 - 2 a . b cancels no digits of data far from 0.
+    """
+    moved = narrowed(*sets)
+    middle = _middle(jnp, moved[0])
+    return tuple(rows - middle for rows in moved)
+
+
+def _middle(xp: Any, rows: Any) -> Any:
+    """The median of some hundred rows, of shape (1, ...); 0 where it is not finite.
+
+    No outlier moves it, so that what is left of the other rows keeps its digits.
+    """
+    some = rows[:: max(1, len(rows) // 128)]
+    middle = xp.median(some, 0, keepdims=True)
+    return xp.where(xp.isfinite(middle), middle, 0).astype(rows.dtype)
 
 
 def level_for(x: Example, level: float | Array) -> Array:

@@ -68,7 +68,7 @@ def test_nearest_distance_is_that_of_every_row_to_the_reference(n, m):
 def test_discrepancies_need_two_rows(n, m):
     with pytest.raises(ValueError, match=f"`squared_mmd` got samples of {n} and {m} rows"):
         squared_mmd(jnp.ones((n, 2)), jnp.ones((m, 2)), bandwidth=1.0)
-    with pytest.raises(ValueError, match="`median_distance` got 1 rows"):
+    with pytest.raises(ValueError, match="`median_distance` got 1 rows: give at least 2"):
         median_distance(jnp.ones((1, 2)))
     two = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     np.testing.assert_allclose(median_distance(two), 5.0)

@@ -25,14 +25,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtri
 from jax.scipy.stats import rankdata
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
-Draws = Float[Array, "chains steps *d"]
+from ebm_jax.precision import check_numbers, narrowed
+
+Draws = Shaped[np.ndarray, "_ _ ..."] | Shaped[Array, "_ _ ..."]  # (chains, steps, ...)
+Each = Float[Array, "..."]  # a number for every entry
 
 
-def split_r_hat(draws: Draws) -> Float[Array, "*d"]:
+def split_r_hat(draws: Draws) -> Each:
     """R-hat of split chains: 1 where they agree, above 1 where they do not.
 
     For independent draws it is about 1; below 1.01 is the usual demand. It compares
@@ -47,7 +51,7 @@ def split_r_hat(draws: Draws) -> Float[Array, "*d"]:
     return _r_hat(_halves("split_r_hat", draws))
 
 
-def rank_r_hat(draws: Draws) -> Float[Array, "*d"]:
+def rank_r_hat(draws: Draws) -> Each:
     """R-hat of split chains on normal scores: it sees heavy tails, and scales that differ.
 
     The larger of two: `split_r_hat` of z = Phi^-1((rank - 3/8) / (m n + 1/4)), and of
@@ -65,7 +69,7 @@ def rank_r_hat(draws: Draws) -> Float[Array, "*d"]:
     return jnp.maximum(_r_hat(_normal_scores(halves)), _r_hat(_normal_scores(folded)))
 
 
-def effective_sample_size(draws: Draws) -> Float[Array, "*d"]:
+def effective_sample_size(draws: Draws) -> Each:
     """The number of independent draws whose mean is as exact as that of these.
 
     For an autoregression x' = rho x + noise it is m n (1 - rho) / (1 + rho): above m n
@@ -80,10 +84,11 @@ def effective_sample_size(draws: Draws) -> Float[Array, "*d"]:
     Raises:
         ValueError: for draws of another shape or fewer steps.
     """
-    return float(draws.shape[0] * draws.shape[1]) / _geyer("effective_sample_size", draws)
+    tau = _geyer("effective_sample_size", draws)
+    return float(draws.shape[0] * draws.shape[1]) / tau
 
 
-def integrated_autocorrelation(draws: Draws) -> Float[Array, "*d"]:
+def integrated_autocorrelation(draws: Draws) -> Each:
     """tau = 1 + 2 sum_t rho_t: the steps that one independent draw costs.
 
     (1 + rho) / (1 - rho) for an autoregression with coefficient rho, 1 for independent
@@ -98,15 +103,18 @@ def integrated_autocorrelation(draws: Draws) -> Float[Array, "*d"]:
     return _geyer("integrated_autocorrelation", draws)
 
 
-def _halves(name: str, draws: Array) -> Array:
+def _halves(name: str, draws: Draws) -> Array:
     """First and second halves as chains of their own; the middle one of odd steps is left out."""
     if draws.ndim < 2 or draws.shape[0] < 1 or draws.shape[1] < 4:
         raise ValueError(
             f"`{name}` got draws of shape {draws.shape}: "
             "give (chains, steps) or (chains, steps, ...) with at least 4 steps."
         )
-    n = draws.shape[1] // 2
-    return jnp.concatenate([draws[:, :n], draws[:, -n:]])
+    check_numbers(name, draws=draws)
+    chains, steps, *shape = draws.shape
+    (moved,) = narrowed(draws.reshape(chains * steps, *shape))
+    moved, n = moved.reshape(draws.shape), steps // 2
+    return jnp.concatenate([moved[:, :n], moved[:, -n:]])
 
 
 def _variances(x: Array) -> tuple[Array, Array, Array]:
@@ -126,7 +134,7 @@ def _r_hat(x: Array) -> Array:
     return jnp.sqrt((n - 1) / n + between / within)
 
 
-def _geyer(name: str, draws: Array) -> Array:
+def _geyer(name: str, draws: Draws) -> Array:
     """tau by the initial monotone positive sequence, no less than 1 / log10(m n)."""
     halves = _halves(name, draws)
     n = halves.shape[1]

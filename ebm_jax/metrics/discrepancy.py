@@ -10,6 +10,7 @@ estimated without bias and the first is cut at zero: a standard error is right w
 differ and up to 1.5 times too large where they agree. Rows count as independent: thin chains.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.checks import check_positive
+from ebm_jax.precision import Samples, check_numbers, level_for, narrowed
 from ebm_jax.types import Scalar
 
 
@@ -27,9 +29,7 @@ class Estimate(NamedTuple):
     standard_error: Scalar
 
 
-def squared_mmd(
-    x: Float[Array, "n *d"], y: Float[Array, "m *d"], *, bandwidth: float | Scalar
-) -> Scalar:
+def squared_mmd(x: Samples, y: Samples, *, bandwidth: float | Scalar) -> Scalar:
     """The unbiased estimate of the squared maximum mean discrepancy.
 
         MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y),   k = exp(-|x - y|^2 / (2 b^2))
@@ -50,15 +50,14 @@ def squared_mmd(
     """
     check_positive("squared_mmd", bandwidth=bandwidth)
     x, y = paired_rows("squared_mmd", x, y, least=2)
+    bandwidth = level_for(x, bandwidth)
     n, m = float(x.shape[0]), float(y.shape[0])  # their product overflows an int32
     within_x = jnp.sum(_row_sums(x, x, bandwidth)[0]) / (n * (n - 1))
     within_y = jnp.sum(_row_sums(y, y, bandwidth)[0]) / (m * (m - 1))
     return within_x + within_y - 2 * jnp.sum(_row_sums(x, y, bandwidth)[0]) / (n * m)
 
 
-def squared_mmd_with_error(
-    x: Float[Array, "n *d"], y: Float[Array, "m *d"], *, bandwidth: float | Scalar
-) -> Estimate:
+def squared_mmd_with_error(x: Samples, y: Samples, *, bandwidth: float | Scalar) -> Estimate:
     """`squared_mmd` and its standard error over samples of n and m independent rows.
 
     Takes the arguments of `squared_mmd`, with at least 4 rows each, and a third more time.
@@ -68,6 +67,7 @@ def squared_mmd_with_error(
     """
     check_positive("squared_mmd_with_error", bandwidth=bandwidth)
     x, y = paired_rows("squared_mmd_with_error", x, y, least=4)
+    bandwidth = level_for(x, bandwidth)
     n, m = float(x.shape[0]), float(y.shape[0])
     (xx, xx_squares), (yy, yy_squares), (xy, xy_squares), (yx, _) = (
         _row_sums(a, b, bandwidth) for a, b in ((x, x), (y, y), (x, y), (y, x))
@@ -95,8 +95,23 @@ def centred_square(sums: Float[Array, " n"], squares: Scalar) -> Scalar:
     return jnp.maximum(squares - 2 * jnp.sum(sums**2) / (n - 2) + total, 0.0) / (n * (n - 3))
 
 
-def paired_rows(name: str, x: Array, y: Array, *, least: int) -> tuple[Array, Array]:
-    """Both samples as rows of numbers, or the ValueError of samples that cannot be compared."""
+def check_sample(name: str, x: Samples, *, least: int) -> None:
+    """Raise the ValueError of one sample that has too few rows, or is not of numbers."""
+    check_numbers(name, x=x)
+    if x.ndim < 1 or x.shape[0] < least:
+        size = f"{x.shape[0]} rows" if x.ndim else "one number"
+        raise ValueError(f"`{name}` got {size}: give at least {least} rows.")
+
+
+def paired_rows(
+    name: str, x: Samples, y: Samples, *, least: int
+) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
+    """Both samples as rows of floats, or the ValueError of what cannot be compared."""
+    check_numbers(name, x=x, y=y)
+    if min(x.ndim, y.ndim) < 1:
+        raise ValueError(
+            f"`{name}` got samples of shapes {x.shape} and {y.shape}: give (rows, ...) of both."
+        )
     n, m = x.shape[0], y.shape[0]
     if min(n, m) < least:
         raise ValueError(f"`{name}` got samples of {n} and {m} rows: give at least {least} each.")
@@ -104,7 +119,9 @@ def paired_rows(name: str, x: Array, y: Array, *, least: int) -> tuple[Array, Ar
         raise ValueError(
             f"`{name}` got examples of shapes {x.shape[1:]} and {y.shape[1:]}: give one shape."
         )
-    return x.reshape(n, -1), y.reshape(m, -1)
+    width = math.prod(x.shape[1:])  # -1 is no number of 0 rows
+    left, right = narrowed(x.reshape(n, width), y.reshape(m, width))
+    return left, right
 
 
 def _row_sums(a: Array, b: Array, bandwidth: float | Scalar) -> tuple[Array, Scalar]:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.metrics.discrepancy import Estimate, paired_rows
+from ebm_jax.checks import check_count
+from ebm_jax.metrics.discrepancy import Estimate, check_sample, paired_rows
+from ebm_jax.precision import Samples, centred, narrowed
 from ebm_jax.types import PRNGKey, Scalar
 
 
@@ -25,30 +27,37 @@ class Memorisation(NamedTuple):
     ratio: Scalar
 
 
-def median_distance(x: Float[Array, "n *d"]) -> Scalar:
+def median_distance(x: Samples) -> Scalar:
     """The median Euclidean distance over distinct pairs of rows, in O(n^2) memory.
+
+    Args:
+        x: at least 2 rows of booleans, integers or floats, of NumPy or JAX.
 
     Raises:
         ValueError: if there are fewer than 2 rows.
     """
+    check_sample("median_distance", x, least=2)
     n = x.shape[0]
-    if n < 2:
-        raise ValueError(f"`median_distance` got {n} rows: give at least 2.")
-    rows = x.reshape(n, -1)
+    (rows,) = narrowed(x.reshape(n, -1))
     distances = jax.lax.map(
         lambda row: jnp.sqrt(jnp.sum((rows - row[None, :]) ** 2, -1)), rows, batch_size=min(64, n)
     )
     return jnp.median(distances[jnp.triu_indices(n, 1)])
 
 
-def nearest_distance(
-    x: Float[Array, "n *d"], reference: Float[Array, "m *d"]
-) -> Float[Array, " n"]:
+def nearest_distance(x: Samples, reference: Samples) -> Float[Array, " n"]:
     """For every row of `x`, the Euclidean distance to the nearest row of `reference`.
 
     Samples much nearer to the training set than held-out data are were learnt by heart.
+
+    Args:
+        x: rows of booleans, integers or floats, of NumPy or JAX.
+        reference: at least 1 row, of the same shape.
+
+    Raises:
+        ValueError: for an empty set, or examples of two shapes.
     """
-    rows = reference.reshape(reference.shape[0], -1)
+    rows, points = centred(*paired_rows("nearest_distance", reference, x, least=1))
     half_squares = jnp.sum(rows**2, -1) / 2
 
     def nearest(point: Array) -> Scalar:
@@ -56,12 +65,10 @@ def nearest_distance(
         neighbour = rows[jnp.argmin(half_squares - rows @ point)]
         return jnp.sqrt(jnp.sum((neighbour - point) ** 2))
 
-    return jax.lax.map(nearest, x.reshape(x.shape[0], -1), batch_size=min(64, x.shape[0]))
+    return jax.lax.map(nearest, points, batch_size=min(64, points.shape[0]))
 
 
-def memorisation(
-    samples: Float[Array, "n *d"], held_out: Float[Array, "m *d"], train: Float[Array, "k *d"]
-) -> Memorisation:
+def memorisation(samples: Samples, held_out: Samples, train: Samples) -> Memorisation:
     """How near samples are to the training set, against how near held-out examples are.
 
     By pixels or by features. Blurred samples are near as well: look at the neighbours
@@ -82,7 +89,7 @@ def memorisation(
 
 
 def sliced_wasserstein(
-    key: PRNGKey, x: Float[Array, "n *d"], y: Float[Array, "m *d"], *, num_projections: int = 128
+    key: PRNGKey, x: Samples, y: Samples, *, num_projections: int = 128
 ) -> Estimate:
     """The squared sliced Wasserstein distance: the mean over directions of that of shadows.
 
@@ -109,17 +116,14 @@ def sliced_wasserstein(
     References:
         Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015.
     """
-    if num_projections < 2:
-        raise ValueError(
-            f"`sliced_wasserstein` got num_projections={num_projections}: give at least 2."
-        )
-    x, y = paired_rows("sliced_wasserstein", x, y, least=1)
+    check_count("sliced_wasserstein", least=2, num_projections=num_projections)
+    x, y = centred(*paired_rows("sliced_wasserstein", x, y, least=1))
     widths, i, j = _shared_steps(x.shape[0], y.shape[0])
 
     def along(direction: Array) -> Scalar:
         unit = direction / jnp.sqrt(jnp.sum(direction**2))
         gaps = jnp.sort(x @ unit)[i] - jnp.sort(y @ unit)[j]
-        return jnp.sum(widths * gaps**2)
+        return jnp.sum(widths.astype(gaps.dtype) * gaps**2)
 
     directions = jax.random.normal(key, (num_projections, x.shape[1]), x.dtype)
     costs = jax.lax.map(along, directions, batch_size=min(8, num_projections))

@@ -5,16 +5,20 @@ block by block and never holds a second copy.
 """
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 from numpy import ndarray
 
-# (rows, features), of any two sizes: what sets must share is checked with a sentence.
-Features = Float[ndarray, "_ _"] | Float[Array, "_ _"]
+from ebm_jax.precision import check_numbers
+
+# (rows, features), of any two sizes and any type of number, of NumPy or JAX: what sets must
+# share is checked with a sentence.
+Features = Shaped[ndarray, "_ _"] | Shaped[Array, "_ _"]
 
 
 def check_rows(name: str, *sets: Features, least: int, what: str = "features") -> None:
     """Raise the ValueError of sets of features with too few rows, or of two widths."""
     for features in sets:
+        check_numbers(name, **{what: features})
         if features.ndim != 2 or features.shape[0] < least:
             raise ValueError(
                 f"`{name}` got {what} of shape {features.shape}: "

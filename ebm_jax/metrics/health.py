@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from ebm_jax.precision import Samples, check_numbers, widened
 from ebm_jax.types import EnergyFn, Scalar
 
 
@@ -31,8 +31,8 @@ class Health(NamedTuple):
 
 def energy_health(
     energy_fn: EnergyFn,
-    x_data: Float[Array, "n *d"],
-    x_model: Float[Array, "m *d"],
+    x_data: Samples,
+    x_model: Samples,
     *,
     low: float = -1.0,
     high: float = 1.0,
@@ -49,6 +49,13 @@ def energy_health(
     Raises:
         ValueError: for an empty batch or an empty box.
     """
+    check_numbers("energy_health", x_data=x_data, x_model=x_model)
+    x_data, x_model = widened(x_data), widened(x_model)
+    if x_data.shape[1:] != x_model.shape[1:]:
+        raise ValueError(
+            f"`energy_health` got examples of shapes {x_data.shape[1:]} and {x_model.shape[1:]}: "
+            "give one shape."
+        )
     n, m = x_data.shape[0], x_model.shape[0]
     if min(n, m) < 1 or not low < high:
         raise ValueError(

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy import ndarray
 
-from ebm_jax.metrics.features import check_finite, check_rows
+from ebm_jax.checks import check_count
+from ebm_jax.metrics.features import Features, check_finite, check_rows
 
 BLOCK = 64  # rows at once: half a megabyte of logits, which stays in the cache
 
@@ -38,9 +39,7 @@ class InceptionScore(NamedTuple):
     sharpness: float
 
 
-def inception_score(
-    logits: Float[ndarray, "n classes"] | Float[Array, "n classes"], *, num_splits: int = 10
-) -> InceptionScore:
+def inception_score(logits: Features, *, num_splits: int = 10) -> InceptionScore:
     """The inception score of logits, in float64.
 
     Args:
@@ -55,8 +54,7 @@ def inception_score(
     References:
         Salimans et al., arXiv:1606.03498; what it does not see: arXiv:1801.01973.
     """
-    if num_splits < 1:
-        raise ValueError(f"`inception_score` got num_splits={num_splits}: give at least 1.")
+    check_count("inception_score", num_splits=num_splits)
     check_rows("inception_score", logits, least=max(2, num_splits), what="logits")
     n = logits.shape[0]
     edges = [i * n // num_splits for i in range(num_splits + 1)]

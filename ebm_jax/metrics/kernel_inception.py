@@ -22,7 +22,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
+from ebm_jax.checks import check_count
 from ebm_jax.metrics.features import Features, check_finite, check_rows
+from ebm_jax.precision import widened
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 Index = Int[ndarray, "subsets size"]
@@ -63,7 +65,8 @@ def kernel_distance(
 
     Args:
         key: PRNG key of the subsets, which are drawn without replacement.
-        x: the first set; in float64 the matmul is too, at twice the time.
+        x: the first set; in float64 the matmul is too, at twice the time, which features pay
+            for whose mean is a hundred times their spread or more.
         y: the second set.
         subset_size: rows of each set in a subset, at least 2.
         num_subsets: subsets, at least 2.
@@ -93,6 +96,7 @@ def subset_distances(
 
     Takes two tables of as many subsets, such as those of another package.
     """
+    check_rows("subset_distances", x, y, least=2)
     x, y = (np.asarray(z, np.promote_types(z.dtype, np.float32)) for z in (x, y))
     subsets = zip(index_x, index_y, strict=True)
     with jax.enable_x64(True):  # one subset at a time: `float` waits for it
@@ -125,18 +129,14 @@ def general_kernel_distance(
         ValueError: for what `kernel_distance` refuses.
     """
     _check("general_kernel_distance", x, y, subset_size, num_subsets)
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y = widened(x), widened(y)
     indices = zip(*_draw(key, x, y, subset_size, num_subsets), strict=True)
     distances = np.array([_general(kernel, x[i], y[j]) for i, j in indices], np.float64)
     return _mean(distances)
 
 
 def _check(name: str, x: Features, y: Features, subset_size: int, num_subsets: int) -> None:
-    if min(subset_size, num_subsets) < 2:
-        raise ValueError(
-            f"`{name}` got subset_size={subset_size} and num_subsets={num_subsets}: "
-            "give at least 2 of each."
-        )
+    check_count(name, least=2, subset_size=subset_size, num_subsets=num_subsets)
     check_rows(name, x, y, least=1)
     check_finite(name, np.array([float(end) for z in (x, y) for end in (z.min(), z.max())]))
     n = min(x.shape[0], y.shape[0])

@@ -11,8 +11,8 @@ real rows r_j, their balls B_j, and fake rows f_i
 One outlier among the real rows has a large ball that precision takes any sample for, and
 one among the fake rows does the same to recall; density and coverage hardly notice.
 
-Distances come from matmuls of blocks of rows, in float32 on rows about the real mean: memory
-is O(n). Their round-off decides ties alone.
+Distances come from matmuls of blocks of rows, in float32 on rows about the middle of the real
+ones: memory is O(n). Their round-off decides ties alone.
 """
 
 from functools import partial
@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ebm_jax.checks import check_count
 from ebm_jax.metrics.features import Features, check_finite, check_rows
+from ebm_jax.precision import centred
 from ebm_jax.types import Scalar
 
 BLOCK = 256  # rows at once: 50 MiB of distances to 50,000 others
@@ -95,20 +97,18 @@ def _mean(counts: Int[Array, " n"] | Bool[Array, " n"]) -> float:
 def _centred(
     name: str, real: Features, fake: Features, k: int
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
-    if k < 1:
-        raise ValueError(f"`{name}` got k={k}: give at least 1.")
+    check_count(name, k=k)
     check_rows(name, real, fake, least=k + 1)
-    real, fake = (jnp.asarray(rows, jnp.float32) for rows in (real, fake))
-    mean = jnp.mean(real, 0)
-    check_finite(name, np.asarray(mean + jnp.sum(fake, 0)))
-    return real - mean[None, :], fake - mean[None, :]
+    left, right = centred(real, fake)
+    check_finite(name, np.asarray(jnp.sum(left, 0) + jnp.sum(right, 0)))
+    return left, right
 
 
 def _squared_distances(
     point: Float[Array, " d"], rows: Float[Array, "n d"], squares: Float[Array, " n"]
 ) -> Float[Array, " n"]:
     product = jnp.matmul(rows, point, precision=jax.lax.Precision.HIGHEST)
-    return squares + jnp.sum(point**2) - 2 * product
+    return jnp.maximum(squares + jnp.sum(point**2) - 2 * product, 0)
 
 
 @partial(jax.jit, static_argnames="k")

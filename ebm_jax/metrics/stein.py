@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ebm_jax.checks import check_positive, check_score
-from ebm_jax.metrics.discrepancy import Estimate, centred_square
+from ebm_jax.metrics.discrepancy import Estimate, centred_square, check_sample
+from ebm_jax.precision import Samples, level_for, widened
 from ebm_jax.types import Scalar, ScoreFn
 
 
@@ -30,7 +31,7 @@ def squared_exponential(squared_distance: Scalar) -> Scalar:
 
 def squared_stein_discrepancy(
     score_fn: ScoreFn,
-    x: Float[Array, "n *d"],
+    x: Samples,
     *,
     bandwidth: float | Scalar,
     kernel: Callable[[Scalar], Scalar] = inverse_multiquadric,
@@ -60,12 +61,13 @@ def squared_stein_discrepancy(
         Liu et al., arXiv:1602.03253; the inverse multiquadric: Gorham & Mackey,
         arXiv:1703.01717; what modes far apart hide: arXiv:1805.09737.
     """
-    count, n = x.shape[0], float(x.shape[0])
-    check_positive("squared_stein_discrepancy", bandwidth=bandwidth)
-    if count < 4:
-        raise ValueError(f"`squared_stein_discrepancy` got {count} rows: give at least 4.")
-    check_score("squared_stein_discrepancy", score_fn, x[0])
-    scores, rows = jax.vmap(score_fn)(x).reshape(count, -1), x.reshape(count, -1)
+    name = "squared_stein_discrepancy"
+    check_positive(name, bandwidth=bandwidth)
+    check_sample(name, x, least=4)
+    x = widened(x)
+    n, bandwidth = float(x.shape[0]), level_for(x, bandwidth)
+    check_score(name, score_fn, x[0])
+    scores, rows = widened(jax.vmap(score_fn)(x)).reshape(len(x), -1), x.reshape(len(x), -1)
     sums, squares = _stein_sums(scores, rows, bandwidth, kernel)
     spread = centred_square(sums, squares)
     first = jnp.var(2 * sums / (n - 2), ddof=1) / n - 4 * spread / (n * (n - 2))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ebm_jax.checks import check_count, check_positive, check_range
+from ebm_jax.precision import Samples, centred, check_numbers
 from ebm_jax.types import PRNGKey, Scalar
 
 Ladder = Float[Array, " levels"]
@@ -29,7 +30,7 @@ def karras(sigma_max: float, sigma_min: float, num_levels: int, *, rho: float = 
     return roots.astype(jnp.float32) ** rho
 
 
-def geometric_from_data(data: Float[Array, "n *d"], sigma_min: float, num_levels: int) -> Ladder:
+def geometric_from_data(data: Samples, sigma_min: float, num_levels: int) -> Ladder:
     """A `geometric` ladder whose top is the data's `largest_distance` (arXiv:2006.09011).
 
     At that level a Langevin chain can walk from any example to any other.
@@ -42,19 +43,27 @@ def geometric_from_data(data: Float[Array, "n *d"], sigma_min: float, num_levels
     return geometric(float(largest_distance(data)), sigma_min, num_levels)
 
 
-def largest_distance(data: Float[Array, "n *d"]) -> Scalar:
+def largest_distance(data: Samples) -> Scalar:
     """The largest Euclidean distance between two rows, in O(n) memory and O(n^2) time.
 
+    Args:
+        data: rows of booleans, integers or floats, of NumPy or JAX; at least two.
+
     Raises:
-        ValueError: if there are fewer than two rows.
+        ValueError: if there are fewer than two rows, or they are no numbers.
     """
-    if data.shape[0] < 2:
-        raise ValueError(f"`largest_distance` got {data.shape[0]} examples: give at least 2.")
-    rows = data.reshape(data.shape[0], -1)
+    check_numbers("largest_distance", data=data)
+    if data.ndim < 1 or data.shape[0] < 2:
+        raise ValueError(
+            f"`largest_distance` got data of shape {data.shape}: give at least 2 examples."
+        )
+    (rows,) = centred(data.reshape(data.shape[0], -1))
     squares = jnp.sum(rows**2, axis=-1)
 
     def farthest(row: Array) -> Scalar:
-        return jnp.max(squares + jnp.sum(row**2) - 2 * rows @ row)
+        # Found by a matmul, up to its round-off; measured without cancellation.
+        other = rows[jnp.argmax(squares - 2 * rows @ row)]
+        return jnp.sum((other - row) ** 2)
 
     return jnp.sqrt(jnp.max(jax.lax.map(farthest, rows, batch_size=256)))
 
