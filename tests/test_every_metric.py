@@ -1,5 +1,7 @@
 """Every metric of samples takes the numbers that data come in, far from 0 too, or refuses them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +103,69 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_metric(name, untyped):
     words = np.full((60, 6), "a")
     with pytest.raises(ValueError, match=rf"^`{name}` got .* of type <U1: give booleans, integers"):
         METRICS[name](words, words[:40])
+
+
+ROWS, LINE, NUMBER, WIDE = (np.ones(s, np.float32) for s in ((30, 4), (30,), (), (30, 5)))
+ONE, NONE, MOMENTS = ROWS[:1], ROWS[:0], metrics.moments(PIXELS[0])
+MMD = partial(metrics.squared_mmd, bandwidth=1.0)
+MMD_ERROR = partial(metrics.squared_mmd_with_error, bandwidth=1.0)
+KSD = partial(metrics.squared_stein_discrepancy, lambda x: -x, bandwidth=1.0)
+SLICED = partial(metrics.sliced_wasserstein, KEY)
+KID = partial(metrics.kernel_distance, KEY, **SUBSETS)
+GENERAL = partial(metrics.general_kernel_distance, lambda a, b: jnp.dot(a, b), KEY, **SUBSETS)
+HEALTH = partial(metrics.energy_health, lambda x: jnp.sum(x**2))
+BY_ROWS = partial(metrics.energy_health, lambda x: x)
+INFINITE = partial(metrics.infinite_frechet_distance, KEY)
+SUBSET = metrics.subset_distances
+CHAIN_METRICS = ("effective_sample_size", "integrated_autocorrelation", "rank_r_hat", "split_r_hat")
+SHAPES = [
+    (getattr(metrics, name), (x,))
+    for name in CHAIN_METRICS
+    for x in (NUMBER, LINE, ROWS[:, :3], NONE)
+]
+SHAPES += [(metrics.median_distance, (x,)) for x in (NUMBER, ONE)]
+SHAPES += [(noise.largest_distance, (x,)) for x in (NUMBER, ONE)]
+SHAPES += [(KSD, (x,)) for x in (NUMBER, ROWS[:3])]
+SHAPES += [
+    (metric, pair)
+    for metric in (metrics.nearest_distance, MMD, MMD_ERROR, SLICED, HEALTH)
+    for pair in ((NUMBER, ROWS), (ROWS, NUMBER), (ROWS, NONE), (NONE, ROWS), (ROWS, WIDE))
+]
+SHAPES += [
+    (metrics.memorisation, sets)
+    for sets in ((ROWS, WIDE, ROWS), (ROWS, ROWS, NONE), (NUMBER, ROWS, ROWS))
+]
+SHAPES += [
+    (metric, pair)
+    for metric in (
+        metrics.frechet_distance,
+        INFINITE,
+        KID,
+        GENERAL,
+        metrics.precision_recall,
+        metrics.density_coverage,
+    )
+    for pair in ((LINE, LINE), (NUMBER, ROWS), (ROWS, ONE), (ROWS, WIDE))
+]
+SHAPES += [(metrics.moments, (x,)) for x in (NUMBER, LINE, ONE, [ROWS, WIDE], [])]
+SHAPES += [(metrics.inception_score, (x,)) for x in (NUMBER, LINE, ROWS[:9])]
+SHAPES += [(INFINITE, (ROWS, MOMENTS)), (BY_ROWS, (ROWS, ROWS))]
+SHAPES += [
+    (SUBSET, (ROWS, ROWS, *pair))
+    for pair in (
+        (INDEX, INDEX),
+        (INDEX[:1, :5], INDEX[:, :5]),
+        (INDEX[0], INDEX[0]),
+        (INDEX[:, :1], INDEX[:, :1]),
+    )
+]
+
+
+@pytest.mark.parametrize(("metric", "samples"), SHAPES)
+def test_samples_of_wrong_shapes_are_refused_by_the_name_of_the_metric(metric, samples, untyped):
+    name = getattr(metric, "func", metric).__name__
+    with pytest.raises(ValueError, match=rf"^`{name}` got .*: \w.*\.$"):
+        metric(*samples)
 
 
 def pairwise(a, b):

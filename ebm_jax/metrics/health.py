@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.checks import check_energy
 from ebm_jax.precision import Samples, check_numbers, widened
 from ebm_jax.types import EnergyFn, Scalar
 
@@ -47,10 +48,16 @@ def energy_health(
         high: its upper side.
 
     Raises:
-        ValueError: for an empty batch or an empty box.
+        ValueError: for an empty batch or an empty box, examples of two shapes, or an energy
+            that is no float scalar.
     """
     check_numbers("energy_health", x_data=x_data, x_model=x_model)
     x_data, x_model = widened(x_data), widened(x_model)
+    if min(x_data.ndim, x_model.ndim) < 1:
+        raise ValueError(
+            f"`energy_health` got batches of shapes {x_data.shape} and {x_model.shape}: "
+            "give (rows, ...) of both."
+        )
     if x_data.shape[1:] != x_model.shape[1:]:
         raise ValueError(
             f"`energy_health` got examples of shapes {x_data.shape[1:]} and {x_model.shape[1:]}: "
@@ -62,6 +69,7 @@ def energy_health(
             f"`energy_health` got {n} examples, {m} samples and the box [{low}, {high}]: "
             "give at least 1 of each, and low < high."
         )
+    check_energy("energy_health", energy_fn, x_data[0])
     data = jax.vmap(energy_fn)(x_data)
     model, slopes = jax.vmap(jax.value_and_grad(energy_fn))(x_model)
     return Health(

@@ -95,8 +95,25 @@ def subset_distances(
     """The squared MMD of every subset, given by its rows: `kernel_distance` before the mean.
 
     Takes two tables of as many subsets, such as those of another package.
+
+    Raises:
+        ValueError: for features of two widths, or tables that are not of as many subsets of
+            2 rows or more.
     """
     check_rows("subset_distances", x, y, least=2)
+    tables = np.asarray(index_x), np.asarray(index_y)
+    for table, features in zip(tables, (x, y), strict=True):
+        if (
+            table.ndim != 2
+            or len(table) != len(tables[0])
+            or table.shape[1] < 2
+            or (table.size and not -1 < table.min() <= table.max() < len(features))
+        ):
+            raise ValueError(
+                f"`subset_distances` got tables of shapes {tables[0].shape} and {tables[1].shape} "
+                f"for {len(x)} and {len(y)} rows: give (subsets, size) of rows from 0 on for both, "
+                "with as many subsets, and at least 2 rows in each."
+            )
     x, y = (np.asarray(z, np.promote_types(z.dtype, np.float32)) for z in (x, y))
     subsets = zip(index_x, index_y, strict=True)
     with jax.enable_x64(True):  # one subset at a time: `float` waits for it
