@@ -260,9 +260,10 @@ def test_sliced_wasserstein_sees_a_sample_and_its_copies_as_one_law():
     np.testing.assert_allclose(estimate.value, 0.0, atol=1e-6)
 
 
-def test_standard_error_of_sliced_wasserstein_is_the_spread_over_directions():
+@pytest.mark.parametrize("num_projections", [2, 10])  # of 2, a wrong ddof halves the square
+def test_standard_error_of_sliced_wasserstein_is_the_spread_over_directions(num_projections):
     x, y = jnp.float32(normals(20, 3)), jnp.float32(2 * normals(15, 3, seed=1) + 0.5)
-    estimates = repeated(lambda key: sliced_wasserstein(key, x, y, num_projections=10))
+    estimates = repeated(lambda key: sliced_wasserstein(key, x, y, num_projections=num_projections))
     assert_standard_error(estimates)
 
 

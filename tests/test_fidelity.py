@@ -4,6 +4,7 @@ import json
 import sys
 import tracemalloc
 import warnings
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -279,6 +280,23 @@ def test_the_standard_error_of_kernel_distance_is_the_spread_over_subsets():
     )
     values, errors = found.T
     assert_mean((values - values.mean()) ** 2 * 500 / 499 - errors**2, 0.0)
+
+
+@pytest.mark.parametrize("distance", [kernel_distance, partial(general_kernel_distance, jnp.dot)])
+def test_one_more_subset_adds_its_own_square_to_the_standard_error(distance):
+    """S_k = k (k - 1) error^2 is the sum of squares about the mean m_k, hence (Welford)
+
+    S_k = S_(k - 1) + (k - 1) / k (d_k - m_(k - 1))^2,   d_k = k m_k - (k - 1) m_(k - 1)
+
+    for the k-th subset's distance d_k. Another ddof than 1 does not fit.
+    """
+    x, y = normals(60, 3), normals(50, 3, seed=1) + 0.3
+    found = {k: distance(KEY, x, y, subset_size=10, num_subsets=k) for k in range(2, 6)}
+    squares = {k: k * (k - 1) * found[k].standard_error ** 2 for k in found}
+    for k in range(3, 6):
+        before = found[k - 1].value
+        gap = k * found[k].value - (k - 1) * before - before
+        np.testing.assert_allclose(squares[k], squares[k - 1] + (k - 1) / k * gap**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [2, 7, 8])
