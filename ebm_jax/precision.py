@@ -47,7 +47,7 @@ def narrowed(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
     first, before they do. So this is for what depends on differences between rows alone.
     """
     if all(isinstance(rows, np.ndarray) for rows in sets):
-        known = [rows.astype(np.promote_types(rows.dtype, np.float32)) for rows in sets]
+        known = [rows.astype(np.promote_types(rows.dtype, np.float32), copy=False) for rows in sets]
         if (
             any(rows.dtype == np.float64 for rows in known)
             and jnp.result_type(float) != jnp.float64
