@@ -40,6 +40,12 @@ def score_from_energy(energy_fn: EnergyFn) -> ScoreFn:
     return score
 
 
+def safe_sqrt(x: Array) -> Array:
+    """Returns sqrt(max(x, 0)), with the gradient 0 instead of infinity or NaN where x <= 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0).astype(x.dtype)
+
+
 def clipped(score_fn: ScoreFn, bound: float) -> ScoreFn:
     """The score with every entry clipped to [-bound, bound]: a field, no longer a score.
 

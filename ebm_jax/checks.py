@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from ebm_jax.precision import wide_dtype
 from ebm_jax.types import DenoiseFn, EnergyFn, Example, ScoreFn
 
 # A number is a Python number or a numpy or JAX scalar. The value of a traced one is not known
@@ -80,6 +82,41 @@ def _positive(known: np.ndarray) -> np.ndarray | np.bool:
     return (known > 0) & np.isfinite(known)
 
 
+def check_ladder(
+    name: str,
+    argument: str,
+    values: Float[Array, " n"],
+    *,
+    rising: bool = False,
+    positive: bool = False,
+    least: int = 2,
+) -> None:
+    """Raises the ValueError of a ladder of levels or times that is too short or out of order.
+
+    Args:
+        name: the function's name, for the message.
+        argument: the argument's name.
+        values: the ladder. If it is traced only its shape is checked.
+        rising: True for an increasing ladder, False for a decreasing one.
+        positive: True if the numbers must be positive: levels, not times.
+        least: the smallest number of values.
+    """
+    wanted = "strictly " + ("increasing" if rising else "decreasing")
+    wanted += ", positive and finite" if positive else ""
+    if values.ndim != 1 or values.shape[0] < least:
+        raise ValueError(
+            f"`{name}` got {argument} of shape {values.shape}: give at least {least}, {wanted}."
+        )
+
+    def good(known: np.ndarray) -> bool:
+        gaps = np.diff(known) if rising else -np.diff(known)
+        lowest = known.min() if positive else 1.0
+        return bool(np.all(np.isfinite(known)) and np.all(gaps > 0) and lowest > 0)
+
+    if not holds(good, values):
+        raise ValueError(f"`{name}` got {argument}={values}: give numbers {wanted}.")
+
+
 def check_result(name: str, call: str, out: Any, expected: tuple[int, ...]) -> None:
     """Raise the ValueError of a result of `call` that is no array of floats of this shape."""
     check_shape(name, call, out, expected)
@@ -128,7 +165,7 @@ def check_score(name: str, score_fn: ScoreFn, x: Example) -> None:
 
 def check_denoiser(name: str, denoise_fn: DenoiseFn, x: Example) -> None:
     """Raise the ValueError of a denoiser whose result is not of the shape of its example."""
-    level = jax.ShapeDtypeStruct((), x.dtype)
+    level = jax.ShapeDtypeStruct((), wide_dtype(x.dtype))
     shape = getattr(jax.eval_shape(denoise_fn, x, level), "shape", None)
     if shape != x.shape:
         raise ValueError(

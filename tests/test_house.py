@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
-    ("checks", "precision", "sharding", "processes"),
+    ("precision", "sharding", "processes"),
+    ("checks",),
     ("averaging", "calculus", "composition", "noise", "targets", "nets", "data"),
     ("losses", "samplers"),
     ("evidence", "metrics", "recipes", "training", "checkpoints"),

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from scipy.special import digamma, polygamma
 
-from ebm_jax.samplers import hmc, mala, random_walk, run, ula
+from ebm_jax.samplers import hmc, mala, random_walk, run, ula, warm_up
+from ebm_jax.samplers.kernel import log_uniforms
+from ebm_jax.samplers.metropolis import accept
 from ebm_jax.targets import gaussian
 from tests.statistics import assert_mean, assert_variance
 
@@ -142,6 +144,29 @@ def test_hmc_follows_the_leapfrog_and_accepts_by_the_energy_error():
     np.testing.assert_allclose(info.accept_prob, expected, rtol=1e-5)
 
 
+# ---- acceptance
+
+
+def test_logs_of_uniforms_are_those_of_the_half_open_interval_above_zero():
+    """Of 2^25 draws of float32 about four are exactly 0 in [0, 1): log 0 accepts anything."""
+    draws = np.asarray(log_uniforms(jax.random.key(0), (2**25,)))
+    assert np.isfinite(draws).all()
+    assert draws.max() == 0  # log 1
+    uniforms = np.exp(np.asarray(draws[:1_000_000], np.float64))
+    assert_mean(uniforms, 1 / 2)
+    assert_mean(uniforms**2, 1 / 3)
+    assert_mean(draws[:1_000_000], -1.0)
+
+
+def test_a_proposal_is_accepted_with_probability_exp_of_the_log_ratio():
+    """Down to an acceptance of certainty and up to one of none."""
+    log_uniform = log_uniforms(jax.random.key(1), (100_000,))
+    for log_ratio, probability in ((0.0, 1.0), (2.0, 1.0), (-1.0, np.exp(-1)), (-jnp.inf, 0.0)):
+        one = lambda u: accept(u, jnp.float32(log_ratio), jnp.ones(()), jnp.zeros(()))[0]  # noqa: B023, E731
+        moved = jax.vmap(one)(log_uniform)
+        assert_mean(moved, probability)
+
+
 # ---- hard walls and bad energies
 
 
@@ -190,6 +215,20 @@ def test_an_energy_that_is_nan_at_the_proposal_is_rejected_and_counted(name):
 def test_an_energy_that_cannot_be_sampled_is_refused_at_the_start(name, energy, sentence):
     with pytest.raises(ValueError, match=f"`{name}` .*{sentence}"):
         KERNELS[name](energy).init(jnp.ones(3))
+
+
+@pytest.mark.parametrize("name", ["mala", "hmc"])
+def test_a_start_of_finite_energy_and_nan_gradient_is_refused(name):
+    """A ring at its centre: E is finite, grad |x| is 0 / 0, and the chain would never move."""
+    ring = lambda x: 0.5 * ((jnp.linalg.norm(x) - 2) / 0.4) ** 2  # noqa: E731
+    with pytest.raises(ValueError, match=f"`{name}` starts where the gradient is .*nan"):
+        KERNELS[name](ring).init(jnp.zeros(2))
+    make = {
+        "mala": lambda h: mala(ring, step_size=h),
+        "hmc": lambda h: hmc(ring, step_size=h, num_leapfrog=2),
+    }[name]
+    with pytest.raises(ValueError, match=f"`{name}` starts where the gradient is .*nan"):
+        warm_up(make, jax.random.key(0), jnp.zeros(2), num_steps=3, target=0.6, initial=0.1)
 
 
 @pytest.mark.parametrize(

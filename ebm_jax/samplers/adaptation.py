@@ -57,7 +57,7 @@ def warm_up(
     if not 0 < target < 1:
         raise ValueError(f"`warm_up` got target={target}: give an acceptance between 0 and 1.")
     check_count("warm_up", num_steps=num_steps)
-    mu = jnp.log(10.0 * initial)
+    mu = jnp.log(jnp.float32(10.0 * initial))
 
     def adapt(carry: tuple[Any, Scalar, Scalar, Scalar], index: Array) -> tuple[Any, None]:
         state, log_step, log_average, shortfall = carry
@@ -65,14 +65,15 @@ def warm_up(
         state, info = make_kernel(jnp.exp(log_step)).step(key_step, state)
         t = index.astype(jnp.float32) + 1
         rate = 1 / (t + 10)
-        shortfall = (1 - rate) * shortfall + rate * (target - info.accept_prob)
+        accept_prob = info.accept_prob.astype(jnp.float32)
+        shortfall = (1 - rate) * shortfall + rate * (target - accept_prob)
         log_step = mu - jnp.sqrt(t) / 0.05 * shortfall
         weight = t**-0.75
         log_average = weight * log_step + (1 - weight) * log_average
         return (state, log_step, log_average, shortfall), None
 
     first = jnp.log(jnp.float32(initial))
-    start = (make_kernel(jnp.exp(first)).init(x), first, first, jnp.zeros(()))
+    start = (make_kernel(jnp.exp(first)).init(x), first, first, jnp.zeros((), jnp.float32))
     (state, _, log_average, _), _ = jax.lax.scan(adapt, start, jnp.arange(num_steps))
     step_size = jnp.exp(log_average)
     return make_kernel(step_size), state, step_size

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ebm_jax.checks import check_count, check_positive
-from ebm_jax.samplers.kernel import Kernel, scan
+from ebm_jax.samplers.kernel import Kernel, same_dtypes, scan
 from ebm_jax.samplers.metropolis import (
     GradientState,
     MetropolisInfo,
@@ -57,14 +57,17 @@ def hmc(
     def leapfrog(state: tuple[GradientState, Array], _: Array) -> tuple[Any, None]:
         point, momentum = state
         momentum = momentum - 0.5 * step_size * point.grad
-        x = point.x + step_size * momentum
+        x = (point.x + step_size * momentum).astype(point.x.dtype)
         point = GradientState(x, *jax.value_and_grad(energy_fn)(x))
-        return (point, momentum - 0.5 * step_size * point.grad), None
+        moved = point, momentum - 0.5 * step_size * point.grad
+        return same_dtypes(moved, state), None
 
     def move(noise: tuple[Array, Array], old: GradientState) -> tuple[Any, MetropolisInfo]:
         unit_momentum, log_uniform = noise
         momentum = jnp.sqrt(jnp.asarray(temperature)) * unit_momentum
-        (new, end), _ = scan(leapfrog, (old, momentum), jnp.arange(num_leapfrog))
+        (new, end), _ = scan(
+            leapfrog, (old, momentum.astype(old.x.dtype)), jnp.arange(num_leapfrog)
+        )
         kinetic = 0.5 * jnp.sum(momentum**2) - 0.5 * jnp.sum(end**2)
         return accept(log_uniform, (old.energy - new.energy + kinetic) / temperature, new, old)
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ebm_jax.checks import check_count
+from ebm_jax.precision import wide_dtype
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 SMALL = 8  # entries up to which an array is carried as scalars
@@ -48,7 +49,8 @@ class Kernel(NamedTuple):
     def step(self, key: PRNGKey, state: Any) -> tuple[Any, Any]:
         """One transition from a key: (state, info)."""
         noise = self.draw(key, state, 1)
-        return self.move(jax.tree.map(lambda leaf: leaf[0], noise), state)
+        moved, info = self.move(jax.tree.map(lambda leaf: leaf[0], noise), state)
+        return same_dtypes(moved, state), info
 
 
 def run(
@@ -110,8 +112,9 @@ def _run_every(
     small = sum(leaf.size for leaf in jax.tree.leaves(state)) <= 4 * SMALL
     block = min(BLOCK if small else LARGE_BLOCK, num_steps)
 
-    def one(state: Any, noise: PyTree) -> tuple[Any, Any]:
-        state, info = kernel.move(noise, state)
+    def one(old: Any, noise: PyTree) -> tuple[Any, Any]:
+        state, info = kernel.move(noise, old)
+        state = same_dtypes(state, old)
         return state, None if collect is None else collect(state, info)
 
     def many(state: Any, index: jax.Array, count: int) -> tuple[Any, Any]:
@@ -159,15 +162,42 @@ def _lanes(state: Any) -> tuple[Callable[[Any], list[Any]], Callable[[list[Any]]
     return spread, gather
 
 
-def check_start(name: str, energy: Scalar) -> None:
-    """Raise the ValueError of a chain that starts, outside jit, where the energy is not finite."""
-    if not isinstance(energy, jax.core.Tracer) and not bool(jnp.isfinite(energy)):
+def same_dtypes(new: PyTree, old: PyTree) -> PyTree:
+    """Returns `new` in the dtypes of `old`: a step in wider arithmetic ends in the state's own."""
+    return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), new, old)
+
+
+def check_start(name: str, what: str, value: Scalar | Example) -> None:
+    """Raises a ValueError if a chain starts, outside jit, where `value` is not finite.
+
+    Args:
+        name: the kernel's name, for the message.
+        what: the name of the value, such as "energy".
+        value: the energy, its gradient or the score at the starting point.
+    """
+    if not isinstance(value, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(value))):
         raise ValueError(
-            f"`{name}` starts where the energy is {energy}: start the chain in the law's support."
+            f"`{name}` starts where the {what} is {value}: start the chain in the law's support, "
+            "at a point where the energy and its gradient are finite."
         )
+
+
+def log_uniforms(key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
+    """Returns log U for U uniform on (0, 1], in float32 or wider, whatever the dtype of x.
+
+    `jax.random.uniform` returns 0 once in 2^23 draws (2^7 in bfloat16), and log 0 would
+    accept every proposal of finite energy.
+    """
+    dtype = jnp.result_type(float)  # float64 where it is enabled, else float32
+    return jnp.log1p(-jax.random.uniform(key, shape, dtype))
+
+
+def langevin_scale(step_size: float | Scalar, temperature: float | Scalar) -> Scalar:
+    """Returns sqrt(2 h T), whose derivative by h is finite at T = 0 too."""
+    return jnp.sqrt(jnp.asarray(step_size)) * jnp.sqrt(2 * jnp.asarray(temperature))
 
 
 def standard_normals(key: PRNGKey, x: Example, num_steps: int) -> jax.Array:
     """N(0, 1) of shape (num_steps, *x.shape); XLA draws long rows faster than small images."""
-    normals = jax.random.normal(key, (num_steps, x.size), x.dtype)
+    normals = jax.random.normal(key, (num_steps, x.size), wide_dtype(x.dtype))
     return normals.reshape(num_steps, *x.shape)

@@ -12,8 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ebm_jax.calculus import safe_sqrt
 from ebm_jax.checks import check_not_negative, check_positive, check_score, holds
-from ebm_jax.samplers.kernel import Kernel, standard_normals
+from ebm_jax.samplers.kernel import (
+    Kernel,
+    check_start,
+    langevin_scale,
+    standard_normals,
+)
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -70,8 +76,8 @@ def ula(
 
     def move(noise: Array, state: LangevinState) -> tuple[LangevinState, LangevinInfo]:
         score = score_fn(state.x)
-        x = state.x + step_size * score + jnp.sqrt(2 * step_size * temperature) * noise
-        return LangevinState(x), LangevinInfo(jnp.sqrt(jnp.sum(score**2)))
+        x = state.x + step_size * score + langevin_scale(step_size, temperature) * noise
+        return LangevinState(x), LangevinInfo(safe_sqrt(jnp.sum(score**2)))
 
     return Kernel(init, _draw_normals, move)
 
@@ -141,8 +147,8 @@ def preconditioned(
         times, root = root_for(state.x)
         score = score_fn(state.x)
         drift = step_size * times(preconditioner, score)
-        x = state.x + drift + jnp.sqrt(2 * step_size * temperature) * times(root, noise)
-        return LangevinState(x), LangevinInfo(jnp.sqrt(jnp.sum(score**2)))
+        x = state.x + drift + langevin_scale(step_size, temperature) * times(root, noise)
+        return LangevinState(x), LangevinInfo(safe_sqrt(jnp.sum(score**2)))
 
     return Kernel(init, _draw_normals, move)
 
@@ -171,7 +177,8 @@ def underdamped(
         A kernel whose state is `UnderdampedState`.
 
     Raises:
-        ValueError: as `ula`, and for a friction that is not positive.
+        ValueError: as `ula`, for a friction that is not positive, and from `init` (outside
+            jit) for a score that is not finite at the starting point.
 
     References:
         Leimkuhler & Matthews, arXiv:1203.5428.
@@ -179,19 +186,21 @@ def underdamped(
     _check_numbers("underdamped", step_size, temperature)
     check_positive("underdamped", friction=friction)
     keep = jnp.exp(-jnp.asarray(friction) * step_size)
-    kick = jnp.sqrt((1 - keep**2) * temperature)
+    kick = jnp.sqrt(1 - keep**2) * jnp.sqrt(jnp.asarray(temperature))
 
     def init(x: Example) -> UnderdampedState:
         check_score("underdamped", score_fn, x)
-        return UnderdampedState(x, jnp.zeros_like(x), score_fn(x))
+        score = score_fn(x)
+        check_start("underdamped", "score", score)
+        return UnderdampedState(x, jnp.zeros_like(x), score)
 
     def move(noise: Array, state: UnderdampedState) -> tuple[UnderdampedState, LangevinInfo]:
         v = state.v + 0.5 * step_size * state.score
         x = state.x + 0.5 * step_size * v
         v = keep * v + kick * noise
-        x = x + 0.5 * step_size * v
+        x = (x + 0.5 * step_size * v).astype(state.x.dtype)
         score = score_fn(x)
-        info = LangevinInfo(jnp.sqrt(jnp.sum(state.score**2)))
+        info = LangevinInfo(safe_sqrt(jnp.sum(state.score**2)))
         return UnderdampedState(x, v + 0.5 * step_size * score, score), info
 
     return Kernel(init, _draw_normals, move)

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from ebm_jax.checks import check_energy, check_positive
-from ebm_jax.samplers.kernel import Kernel, check_start, standard_normals
+from ebm_jax.samplers.kernel import (
+    Kernel,
+    check_start,
+    langevin_scale,
+    log_uniforms,
+    standard_normals,
+)
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
@@ -68,7 +74,8 @@ def random_walk(
 
     Raises:
         ValueError: for numbers out of range, and from `init` for an energy that is no
-            float scalar, or (outside jit) not finite at the start.
+            float scalar or, outside jit, for an energy or gradient that is not finite at
+            the starting point.
 
     References:
         Roberts, Gelman & Gilks, Weak convergence and optimal scaling of random walk
@@ -79,12 +86,12 @@ def random_walk(
     def init(x: Example) -> WalkState:
         check_energy("random_walk", energy_fn, x)
         state = WalkState(x, energy_fn(x))
-        check_start("random_walk", state.energy)
+        check_start("random_walk", "energy", state.energy)
         return state
 
     def move(noise: tuple[Array, Array], old: WalkState) -> tuple[WalkState, MetropolisInfo]:
         jump, log_uniform = noise
-        x = old.x + step_size * jump
+        x = (old.x + step_size * jump).astype(old.x.dtype)
         new = WalkState(x, energy_fn(x))
         return accept(log_uniform, (old.energy - new.energy) / temperature, new, old)
 
@@ -124,7 +131,8 @@ def mala(
 
     def move(noise: tuple[Array, Array], old: GradientState) -> tuple[Any, MetropolisInfo]:
         jump, log_uniform = noise
-        x = old.x - step_size * old.grad + jnp.sqrt(2 * step_size * temperature) * jump
+        x = old.x - step_size * old.grad + langevin_scale(step_size, temperature) * jump
+        x = x.astype(old.x.dtype)  # the energy is that of the point that the chain keeps
         new = GradientState(x, *jax.value_and_grad(energy_fn)(x))
         log_ratio = (old.energy - new.energy) / temperature + log_q(old, new) - log_q(new, old)
         return accept(log_uniform, log_ratio, new, old)
@@ -138,24 +146,25 @@ def start_with_gradient(name: str, energy_fn: EnergyFn) -> Callable[[Example], G
     def init(x: Example) -> GradientState:
         check_energy(name, energy_fn, x)
         state = GradientState(x, *jax.value_and_grad(energy_fn)(x))
-        check_start(name, state.energy)
+        check_start(name, "energy", state.energy)
+        check_start(name, "gradient", state.grad)
         return state
 
     return init
 
 
 def draw_proposals(key: PRNGKey, state: Any, num_steps: int) -> tuple[Array, Array]:
-    """Standard normals of the shape of x, and logs of uniforms to accept with."""
+    """Returns standard normals of the shape of x, and logs of uniforms on (0, 1]."""
     key_noise, key_accept = jax.random.split(key)
     noise = standard_normals(key_noise, state.x, num_steps)
-    return noise, jnp.log(jax.random.uniform(key_accept, (num_steps,), state.x.dtype))
+    return noise, log_uniforms(key_accept, (num_steps,))
 
 
 def accept(
     log_uniform: Scalar, log_ratio: Scalar, new: Any, old: Any
 ) -> tuple[Any, MetropolisInfo]:
     """The new state with probability min(1, exp(log_ratio)), else the old one."""
-    accepted = log_uniform < log_ratio  # False for a NaN
+    accepted = log_uniform <= log_ratio.astype(log_uniform.dtype)  # False for a NaN
     failed = jnp.isnan(log_ratio)
     prob = jnp.where(failed, 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
     state = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)

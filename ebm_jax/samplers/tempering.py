@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ebm_jax.samplers.kernel import Kernel
+from ebm_jax.samplers.kernel import Kernel, log_uniforms
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 
@@ -87,7 +87,7 @@ def parallel_tempering(
         kernel, one = make_kernel(temperatures[0]), jax.tree.map(lambda x: x[0], state.replicas)
         keys = jax.random.split(key_moves, count)
         noise = jax.vmap(lambda key: kernel.draw(key, one, num_steps), out_axes=1)(keys)
-        return noise, jnp.log(jax.random.uniform(key_swaps, (num_steps, count - 1)))
+        return noise, log_uniforms(key_swaps, (num_steps, count - 1))
 
     def move_one(noise: PyTree, state: Any, temperature: Scalar) -> tuple[Any, Any]:
         return make_kernel(temperature).move(noise, state)
@@ -97,7 +97,7 @@ def parallel_tempering(
         replicas, moves = jax.vmap(move_one)(noise, state.replicas, temperatures)
         log_ratio = jnp.diff(1 / temperatures) * jnp.diff(replicas.energy)
         turn = (jnp.arange(count - 1) + state.turn) % 2 == 0
-        swapped = turn & (log_uniform < log_ratio)
+        swapped = turn & (log_uniform <= log_ratio.astype(log_uniform.dtype))
         step = jnp.pad(swapped.astype(int), 1)  # who looks at the replica above, who below
         source = jnp.arange(count) + step[1:] - step[:-1]
         replicas = jax.tree.map(lambda leaf: leaf[source], replicas)
