@@ -78,6 +78,53 @@ def test_probes_are_unbiased_and_their_standard_error_is_right():
     assert 0.8 < np.mean(z**2) < 1.4  # Student's t of 19 degrees: 19/17, +- .08
 
 
+def test_the_squared_standard_error_of_two_probes_is_the_variance_of_their_mean():
+    """In the mean over 2,000 keys, which an error with ddof 0 would halve."""
+    x = jnp.array([0.5, -1.0, 0.8])
+
+    def estimate(key):
+        return evidence.estimated_flow_log_density(
+            correlated_denoiser, key, x, num_probes=2, rtol=1e-4, atol=1e-4, **ENDS
+        )
+
+    found = jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(5), 2000))
+    errors = np.asarray(found.value, np.float64) - np.mean(found.value)
+    assert_mean(np.asarray(found.standard_error) ** 2 - errors**2, 0.0)
+    assert np.mean(errors**2) > 100 * np.float32(1e-3) ** 2  # there is something to compare
+
+
+def test_an_example_that_is_not_finite_does_not_harm_the_others():
+    """NaN for it alone, whether it starts as NaN or its denoiser becomes so on the way."""
+    bad_above = 1e3
+
+    def fails_above(x, sigma):
+        return jnp.where(x[0] > bad_above, jnp.nan, gaussian_denoiser(x, sigma))
+
+    x = jnp.array([[1.0, 2.0], [jnp.nan, 1.0], [0.5, 0.5], [900.0, 1.0], [jnp.inf, 0.0]])
+    end = jax.vmap(lambda x: samplers.follow_flow(fails_above, x, 0.1, 10.0))(x)
+    truth = gaussian_flow(np.asarray(x), 0.1, 10.0)
+    np.testing.assert_allclose(end.x[jnp.array([0, 2])], truth[[0, 2]], rtol=1e-3)
+    assert np.isnan(end.x[jnp.array([1, 3, 4])]).all()
+    assert end.num_evaluations.max() < 2000  # nobody waits for 4,096 refused steps
+    values = jax.vmap(lambda x: evidence.flow_log_density(fails_above, x, **ENDS).value)(x)
+    good = [stats.norm.logpdf(v, MEAN, STD).sum() for v in np.asarray(x)[[0, 2]]]
+    assert np.isnan(values[jnp.array([1, 3, 4])]).all()
+    assert np.isnan(values[0]) or abs(values[0] - good[0]) < 2e-3
+
+
+def test_forward_mode_through_the_flow_is_refused_and_reverse_mode_is_right():
+    x = jnp.array([2.0, -1.0])
+    follow = lambda x: samplers.follow_flow(gaussian_denoiser, x, 0.1, 10.0).x  # noqa: E731
+    with pytest.raises(ValueError, match="`follow_flow` got forward-mode differentiation"):
+        jax.jvp(follow, (x,), (x,))
+    scale = ((STD**2 + 100.0) / (STD**2 + 0.01)) ** 0.5
+    by_start = jax.grad(lambda x: follow(x)[0])(x)
+    np.testing.assert_allclose(by_start, [scale, 0.0], rtol=1e-3, atol=1e-3)
+    density = lambda x: evidence.flow_log_density(gaussian_denoiser, x, **ENDS).value  # noqa: E731
+    with pytest.raises(ValueError, match="`flow_log_density` got forward-mode"):
+        jax.jvp(density, (x,), (x,))
+
+
 def test_probes_of_independent_coordinates_are_exact():
     x = jnp.array([0.5, -1.0, 0.8])
     exact = evidence.flow_log_density(gaussian_denoiser, x, **ENDS)
@@ -261,7 +308,7 @@ def test_dequantised_pixels_fill_their_cells_and_come_back():
         ),
         (
             lambda: bound(gaussian_denoiser, jnp.zeros(2), jnp.ones(1)),
-            "`variational_bound` got 1 levels",
+            r"`variational_bound` got sigmas of shape \(1,\)",
         ),
         (
             lambda: samplers.follow_flow(gaussian_denoiser, jnp.zeros(2), 0.0, 1.0),

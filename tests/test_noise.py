@@ -278,6 +278,36 @@ def test_a_grid_may_end_earlier():
     np.testing.assert_allclose(times, np.geomspace(80, 0.08, 5), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+def test_levels_beyond_a_process_own_become_its_ends_once(name):
+    """A ladder from 1000 down to 0: strictly decreasing times from t_max to t_min."""
+    process = PROCESSES[name]
+    ladder = jnp.append(noise.karras(1000.0, 1e-4, 30), 0.0)
+    for times in (
+        noise.times_of_levels(process, ladder),
+        jax.jit(lambda: noise.times_of_levels(process, ladder))(),
+    ):
+        assert np.all(np.diff(times) < 0)
+        ends = [process.t_max, process.t_min]
+        np.testing.assert_allclose(times[jnp.array([0, -1])], ends, rtol=1e-5, atol=1e-6)
+        low, high = (process.level(jnp.float32(t)) for t in ends[::-1])
+        assert len(times) == 2 + np.sum((ladder > low * 1.001) & (ladder < high * 0.999))
+
+
+def test_examples_draw_the_same_alone_and_in_a_batch_from_a_key_of_any_implementation():
+    """Under vmap the numbers of "rbg" keys depend on the batch; threefry's do not."""
+    seen = []
+    for name in ("threefry2x32", "rbg", "unsafe_rbg"):
+        for seed in (0, 1):
+            key = jax.random.key(seed, impl=name)
+            keys = noise.example_keys(key, jnp.arange(7))
+            alone = noise.example_keys(jax.random.clone(key), jnp.array([5]))[0]
+            draws = jax.vmap(jax.random.normal)(keys)
+            np.testing.assert_array_equal(draws[5], jax.random.normal(alone))
+            seen.append(np.asarray(draws))
+    assert len(np.unique(np.stack(seen))) == 4 * 7  # a seed's keys: threefry's, and rbg's twice
+
+
 def test_levels_of_ddpm_are_the_published_ones():
     """abar ends at 4.0e-5; the betas of the first two steps come back; N times beta is vp's."""
     levels = np.asarray(noise.ddpm_levels(), np.float64)
@@ -304,6 +334,15 @@ def test_log_uniform_levels_are_uniform_in_the_logarithm():
         (lambda: noise.edm(sigma_min=0.0), "`edm` got the range 0.0 to 80.0"),
         (lambda: noise.uniform_times(noise.vp(), 0), "`uniform_times` got num_steps=0"),
         (lambda: noise.uniform_times(noise.vp(), 3, t_min=1.0), "`uniform_times` got t_min=1.0"),
+        (lambda: noise.uniform_times(noise.vp(), 3, t_min=0.0), "`uniform_times` got t_min=0.0"),
+        (lambda: noise.log_snr_times(noise.vp(), 3, t_min=0.0), "`log_snr_times` got t_min=0.0"),
+        (lambda: noise.log_snr_times(noise.edm(), 3, t_min=-1.0), "`log_snr_times` got t_min=-1"),
+        (lambda: noise.karras(80.0, 0.1, 4, rho=float("nan")), "`karras` got rho=nan"),
+        (lambda: noise.karras(float("inf"), 0.1, 4), "`karras` got the range 0.1 to inf"),
+        (
+            lambda: noise.times_of_levels(noise.vp(), jnp.array([1.0, -0.1])),
+            "`times_of_levels` got sigmas",
+        ),
         (lambda: noise.log_snr_times(noise.vp(), 0), "`log_snr_times` got num_steps=0"),
         (lambda: noise.log_snr_times(noise.vp(), 3, t_min=2.0), "`log_snr_times` got t_min=2.0"),
         (lambda: noise.ddpm_levels(0), "`ddpm_levels` got num_steps=0"),

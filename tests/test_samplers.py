@@ -361,7 +361,7 @@ def test_consistent_annealing_is_ancestral_sampling_and_ddim_at_its_borders():
     [
         (0.1, 6, "step_ratio=0.1 for levels in a ratio of 0.6988: give between 0.3012"),
         (-1.0, 6, "got step_ratio=-1.0"),
-        (0.5, 1, "got 1 levels"),
+        (0.5, 1, r"got sigmas of shape \(1,\): give at least 2"),
     ],
 )
 def test_consistent_annealing_refuses_steps_that_need_noise_of_negative_variance(

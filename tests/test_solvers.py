@@ -144,6 +144,60 @@ def test_a_stochastic_solver_has_weak_order_one(name):
     assert abs(errors[0] - 2 * errors[1]) < limit
 
 
+@each_process
+def test_the_multistep_solver_has_order_two_on_a_grid_of_uneven_steps(process):
+    """Long and short steps in turn: with their ratio inverted its order is one."""
+    with jax.enable_x64(True):
+        solver, start, errors = samplers.multistep(process), np.array([2.0, -1.0]), []
+        first, last = (process.t_min + s * (process.t_max - process.t_min) for s in (0.6, 0.1))
+        for num_pairs in (160, 320):
+            steps = np.tile([1.0, 3.0], num_pairs)
+            share = np.append(0, np.cumsum(steps)) / steps.sum()
+            times = jnp.asarray(first + (last - first) * share)
+            levels = levels_of(process, times)[[0, -1]]
+            end = run(solver, times, process.alpha(times[0]) * start, None, gaussian_denoiser)
+            truth = process.alpha(times[-1]) * gaussian_flow(start, *levels)
+            errors.append(np.abs(end - truth).max())
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_derivatives_of_samples_are_those_of_finite_differences(name):
+    """In the parameters of the denoiser, the start and the grid; in float64."""
+    with jax.enable_x64(True):
+        process = noise.vp()
+        solver, grid = SOLVERS[name](process), noise.log_snr_times(process, 6)
+        times = jnp.asarray(grid, jnp.float64)
+
+        def end(values):
+            a, x, shift = values
+            bent = times.at[2].add(shift)
+            denoise_fn = lambda x, sigma: a * gaussian_denoiser(x, sigma)  # noqa: E731
+            return run(solver, bent, jnp.array([x]), None, denoise_fn)[0]
+
+        at = jnp.array([0.9, 1.3, 0.01])
+        gradient = jax.grad(end)(at)
+        step = 1e-5 * jnp.eye(3)
+        truth = [(end(at + h) - end(at - h)) / 2e-5 for h in step]
+    np.testing.assert_allclose(gradient, truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddim, eta = .5", "ancestral", "edm, churned"])
+def test_gradients_are_finite_where_no_noise_is_added(name):
+    """At eta traced as 0, outside the churned levels, and on a step of length 0."""
+    process, times = PROCESSES["edm"], jnp.array([3.0, 1.0, 1.0, 0.03, 0.02])
+
+    def end(scale):
+        x = jax.jit(lambda times: run(SOLVERS[name](process), times, X))(scale * times)
+        return x.sum()
+
+    assert np.isfinite(jax.grad(end)(jnp.float32(1.1)))
+    eta_gradient = jax.grad(
+        lambda eta: run(samplers.ddim(process, eta=eta), times[jnp.array([0, 1, 3])], X).sum()
+    )(jnp.float32(0.0))
+    assert np.isfinite(eta_gradient)
+
+
 # ---- identities
 
 
@@ -240,7 +294,69 @@ def test_corrections_alone_move_a_wrong_marginal_towards_the_right_one():
     assert_normal(np.asarray(x), MEAN, variance / (1 - step / (2 * variance)))
 
 
+def test_a_correction_is_a_langevin_step_of_twice_the_squared_snr_times_the_level():
+    """Alone, before a predictor that stays: x + h s(x) + sqrt(2 h) n with h = 2 (snr sigma)^2."""
+    process, snr, sigma, x = PROCESSES["edm"], 0.3, 1.5, 2.0
+    stay = samplers.Solver(process, samplers.ddim(process).init, lambda d, k, s, t, u: s, 0)
+    solver = samplers.predictor_corrector(stay, snr=snr)
+    times = jnp.array([sigma, 1.0])
+    end = run(solver, times, jnp.full(40_000, x), denoise_fn=gaussian_denoiser)
+    step = 2 * (snr * sigma) ** 2
+    score = (MEAN - x) / (STD**2 + sigma**2)
+    assert_normal(np.asarray(end), x + step * score, 2 * step)
+
+
+# ---- upward in time
+
+
+@each_process
+@pytest.mark.parametrize("name", ORDERS)
+def test_inversion_carries_data_to_the_noise_that_leads_back_to_it(name, process):
+    """Against the flow of Gaussian data, which only rescales."""
+    solver, times = SOLVERS[name](process), noise.log_snr_times(process, 800)
+    upward = times[::-1]
+    first, last = levels_of(process, upward)[[0, -1]]
+    start = process.alpha(upward[0]) * X
+    end = samplers.invert(solver, gaussian_denoiser, start, upward)
+    truth = process.alpha(upward[-1]) * gaussian_flow(np.asarray(X), first, last)
+    np.testing.assert_allclose(end, truth, rtol=0.03, atol=0.02 * float(process.sigma(upward[-1])))
+    back = run(solver, times, end, denoise_fn=gaussian_denoiser)
+    np.testing.assert_allclose(back, start, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - set(ORDERS)))
+def test_a_solver_that_draws_noise_does_not_run_upward(name):
+    solver, upward = SOLVERS[name](PROCESSES["vp"]), jnp.array([0.1, 0.5])
+    with pytest.raises(ValueError, match="`invert` got a solver that draws noise"):
+        samplers.invert(solver, gaussian_denoiser, X, upward)
+    with pytest.raises(ValueError, match=r"`integrate` got times=.*strictly decreasing"):
+        run(solver, upward, X)
+
+
 # ---- the driver
+
+
+@each_solver
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([0.9, 0.5, 0.5, 0.1], "strictly decreasing"),
+        ([0.1, 0.5, 0.9], "strictly decreasing"),
+        ([0.9, float("nan"), 0.1], "strictly decreasing"),
+        ([80.0, 2.0, 0.1], "noise.times_of_levels"),
+        ([0.9, 0.1, 0.0], "noise.times_of_levels"),
+        ([0.9, 0.1, -0.1], "noise.times_of_levels"),
+    ],
+)
+def test_times_that_are_no_grid_of_the_process_are_refused(solver, times, message):
+    made, times = solver(PROCESSES["vp"]), jnp.array(times)
+
+    def draw(key):
+        return samplers.sample(made, gaussian_denoiser, key, X, times, final_denoise=True)
+
+    for call in (draw, jax.jit(draw)):  # known times are looked at under jit too
+        with pytest.raises(ValueError, match=message):
+            call(jax.random.key(0))
 
 
 @each_solver
@@ -341,10 +457,12 @@ def test_the_start_is_the_prior_of_the_first_time_not_of_the_last_possible():
         ),
         (
             lambda: run(samplers.ddim(noise.vp()), jnp.ones(1), X),
-            "`integrate` got 1 times: give at least 2",
+            r"`integrate` got times of shape \(1,\): give at least 2",
         ),
         (
-            lambda: run(samplers.ddim(noise.vp()), jnp.ones(2), X, denoise_fn=lambda x, _: x[:2]),
+            lambda: run(
+                samplers.ddim(noise.vp()), jnp.array([0.9, 0.5]), X, denoise_fn=lambda x, _: x[:2]
+            ),
             r"`integrate` got denoise_fn\(x, sigma\) of shape \(2,\), expected \(3,\)",
         ),
     ],

@@ -22,6 +22,7 @@ from jaxtyping import Array, Int, UInt8
 
 from ebm_jax.calculus import divergence, rademacher
 from ebm_jax.checks import check_count, check_denoiser, check_range
+from ebm_jax.precision import wide_dtype, widened
 from ebm_jax.samplers.flow import STAGES, solve
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
@@ -62,11 +63,15 @@ def flow_log_density(
         rtol: relative tolerance of a step of the flow.
         atol: absolute tolerance.
 
+    Returns:
+        The log-density, NaN for an example whose flow cannot be solved (`follow_flow`).
+
     Raises:
-        ValueError: if not 0 < sigma_min < sigma_max.
+        ValueError: if not 0 < sigma_min < sigma_max, or in forward-mode differentiation.
     """
-    check_range("flow_log_density", sigma_min, sigma_max)
-    check_denoiser("flow_log_density", denoise_fn, x)
+    name = "flow_log_density"
+    check_range(name, sigma_min, sigma_max)
+    check_denoiser(name, denoise_fn, x)
 
     def rate(u: Scalar, state: tuple[Example, Scalar]) -> tuple[Example, Scalar]:
         def velocity(y: Example) -> Example:
@@ -74,8 +79,8 @@ def flow_log_density(
 
         return velocity(state[0]), divergence(velocity, state[0])
 
-    start = x, jnp.zeros((), x.dtype)
-    (end, integral), steps = solve(rate, start, sigma_min, sigma_max, rtol=rtol, atol=atol)
+    start = widened(x), jnp.zeros((), wide_dtype(x.dtype))
+    (end, integral), steps = solve(name, rate, start, sigma_min, sigma_max, rtol=rtol, atol=atol)
     value = _log_normal(end, sigma_max) + integral
     return LogDensity(value, jnp.zeros_like(value), STAGES * steps)
 
@@ -109,10 +114,13 @@ def estimated_flow_log_density(
     Raises:
         ValueError: if `num_probes` is not positive, or not 0 < sigma_min < sigma_max.
     """
-    check_range("estimated_flow_log_density", sigma_min, sigma_max)
-    check_denoiser("estimated_flow_log_density", denoise_fn, x)
-    check_count("estimated_flow_log_density", num_probes=num_probes)
-    probes = jax.vmap(lambda key: rademacher(key, x))(jax.random.split(key, num_probes))
+    name = "estimated_flow_log_density"
+    check_range(name, sigma_min, sigma_max)
+    check_denoiser(name, denoise_fn, x)
+    check_count(name, num_probes=num_probes)
+    wide = wide_dtype(x.dtype)
+    keys = jax.random.split(key, num_probes)
+    probes = jax.vmap(lambda key: rademacher(key, x))(keys).astype(wide)
 
     def rate(u: Scalar, state: tuple[Example, Array]) -> tuple[Example, Array]:
         def velocity(y: Example) -> Example:
@@ -121,10 +129,12 @@ def estimated_flow_log_density(
         value, push = jax.linearize(velocity, state[0])
         return value, jax.lax.map(lambda probe: jnp.sum(probe * push(probe)), probes)
 
-    start = x, jnp.zeros(num_probes, x.dtype)
-    (end, integrals), steps = solve(rate, start, sigma_min, sigma_max, rtol=rtol, atol=atol)
+    start = widened(x), jnp.zeros(num_probes, wide)
+    (end, integrals), steps = solve(name, rate, start, sigma_min, sigma_max, rtol=rtol, atol=atol)
     value = _log_normal(end, sigma_max) + jnp.mean(integrals)
-    spread = jnp.std(integrals, ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, x.dtype)
+    spread = (
+        jnp.std(integrals, ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, integrals.dtype)
+    )
     return LogDensity(value, spread / jnp.sqrt(num_probes), STAGES * steps)
 
 

@@ -19,7 +19,8 @@ def uniform_times(process: Process, num_steps: int, *, t_min: float | None = Non
     """`num_steps` + 1 times evenly spaced from t_max down to t_min, the process' own by default.
 
     Raises:
-        ValueError: if `num_steps` is not positive or `t_min` not below t_max.
+        ValueError: if `num_steps` is not positive, or `t_min` not at least the process' own
+            and below t_max.
     """
     end = _end("uniform_times", process, num_steps, t_min)
     return jnp.linspace(process.t_max, end, num_steps + 1, dtype=jnp.float32)
@@ -31,7 +32,7 @@ def log_snr_times(process: Process, num_steps: int, *, t_min: float | None = Non
     Their levels are a `geometric` ladder (arXiv:2206.00927, whose solvers use it).
 
     Raises:
-        ValueError: if `num_steps` is not positive or `t_min` not below t_max.
+        ValueError: as `uniform_times`.
     """
     end = _end("log_snr_times", process, num_steps, t_min)
     first, last = (process.log_snr(jnp.float32(t)) for t in (process.t_max, end))
@@ -40,8 +41,27 @@ def log_snr_times(process: Process, num_steps: int, *, t_min: float | None = Non
 
 
 def times_of_levels(process: Process, sigmas: Float[Array, " levels"]) -> Times:
-    """The times at which x_t / alpha has these noise levels, clipped to the process' own."""
-    return jax.vmap(process.time_of_level)(sigmas)
+    """The times at which x_t / alpha has these noise levels: a grid of any process.
+
+    Levels beyond the process' own are clipped to its first or last time. Equal times that
+    this makes of known levels are one time in the result, which may then be shorter than
+    `sigmas`; of traced levels they stay, as steps of length 0.
+
+    Args:
+        process: the process whose times are wanted.
+        sigmas: noise levels, highest first, such as `karras` or `ddpm_levels`.
+
+    Raises:
+        ValueError: for known levels that are negative or NaN.
+    """
+    if isinstance(sigmas, jax.core.Tracer):
+        return jax.vmap(process.time_of_level)(sigmas)
+    known = np.asarray(sigmas)
+    if not np.all(known >= 0):
+        raise ValueError(f"`times_of_levels` got sigmas={known}: give numbers of 0 or more.")
+    with jax.ensure_compile_time_eval():
+        times = np.asarray(jax.vmap(process.time_of_level)(jnp.asarray(sigmas)))
+    return jnp.asarray(times[np.append(True, np.diff(times) != 0)])
 
 
 def ddpm_levels(
@@ -70,6 +90,9 @@ def _end(name: str, process: Process, num_steps: int, t_min: float | None) -> fl
     """The last time of a grid, once its arguments are checked."""
     check_count(name, num_steps=num_steps)
     end = process.t_min if t_min is None else t_min
-    if not end < process.t_max:
-        raise ValueError(f"`{name}` got t_min={end}: give less than {process.t_max}.")
+    if not process.t_min <= end < process.t_max:
+        raise ValueError(
+            f"`{name}` got t_min={end} for a process on [{process.t_min}, {process.t_max}]: "
+            "give a time inside, or the process another `t_min` by `_replace`."
+        )
     return end

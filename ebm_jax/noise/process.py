@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ebm_jax.checks import check_range
+from ebm_jax.precision import normal_for, wide_dtype
 from ebm_jax.types import DenoiseFn, Example, NoisyScoreFn, PRNGKey, Scalar
 
 Schedule = Callable[[Scalar], Scalar]
@@ -76,8 +77,8 @@ class Process(NamedTuple):
 
     def perturb(self, key: PRNGKey, x: Example, t: Scalar) -> Example:
         """One draw of x_t = alpha(t) x + sigma(t) n given a clean example x."""
-        noise = jax.random.normal(key, x.shape, x.dtype)
-        return self.alpha(t) * x + self.sigma(t) * noise
+        noise = normal_for(key, x)
+        return (self.alpha(t) * x + self.sigma(t) * noise).astype(x.dtype)
 
     def score(self, denoise_fn: DenoiseFn) -> NoisyScoreFn:
         """The score of x_t as a function of (x_t, t), from a denoiser D(x, sigma).
@@ -122,8 +123,10 @@ class Process(NamedTuple):
             x: its shape and type.
             t: the time at which the sampler starts; t_max by default.
         """
-        start = jnp.asarray(self.t_max if t is None else t, jnp.float32)
-        return self.sigma(start) * jax.random.normal(key, x.shape, x.dtype)
+        t = jnp.float32(self.t_max) if t is None else jnp.asarray(t)
+        start = t.astype(wide_dtype(t.dtype))
+        draw = self.sigma(start) * normal_for(key, x)
+        return draw.astype(x.dtype)
 
 
 def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:

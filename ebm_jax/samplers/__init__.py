@@ -37,6 +37,7 @@ from ebm_jax.samplers.solver import (
     Solver,
     integrate,
     integrate_path,
+    invert,
     num_evaluations,
     sample,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "hmc",
     "integrate",
     "integrate_path",
+    "invert",
     "mala",
     "moments",
     "multistep",

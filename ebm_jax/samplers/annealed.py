@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.calculus import denoiser_from_score
-from ebm_jax.checks import check_positive, check_score
+from ebm_jax.calculus import denoiser_from_score, safe_sqrt
+from ebm_jax.checks import check_ladder, check_positive, check_score
+from ebm_jax.precision import normal_for
 from ebm_jax.samplers.kernel import run
 from ebm_jax.samplers.langevin import ula
 from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar
@@ -54,13 +55,15 @@ def annealed_langevin(
         The sample, of the shape of `x`.
 
     Raises:
-        ValueError: from `run` and `ula`, for steps, sizes or shapes out of range.
+        ValueError: for levels that are known and not positive and decreasing, and from
+            `run` and `ula`, for steps, sizes or shapes out of range.
     """
+    check_ladder("annealed_langevin", "sigmas", sigmas, positive=True, least=1)
     levels = partial(
         _visit_level, score_fn, steps=steps_per_level, ratio=step_ratio, temperature=temperature
     )
     x, _ = jax.lax.scan(lambda x, visit: (levels(x, *visit), None), x, _visits(key, sigmas))
-    return denoiser_from_score(score_fn)(x, sigmas[-1]) if final_denoise else x
+    return _denoised(score_fn, x, sigmas[-1]) if final_denoise else x
 
 
 def annealed_langevin_path(
@@ -77,6 +80,7 @@ def annealed_langevin_path(
 
     Takes the arguments of `annealed_langevin`; memory grows with the levels only.
     """
+    check_ladder("annealed_langevin_path", "sigmas", sigmas, positive=True, least=1)
     levels = partial(
         _visit_level, score_fn, steps=steps_per_level, ratio=step_ratio, temperature=temperature
     )
@@ -118,8 +122,7 @@ def consistent_annealed_langevin(
     """
     name = "consistent_annealed_langevin"
     check_positive(name, step_ratio=step_ratio)
-    if sigmas.shape[0] < 2:
-        raise ValueError(f"`{name}` got {sigmas.shape[0]} levels: give at least 2.")
+    check_ladder(name, "sigmas", sigmas, positive=True)
     check_score(name, lambda x: score_fn(x, sigmas[0]), x)
     if not isinstance(sigmas, jax.core.Tracer):
         least = float(np.min(np.asarray(sigmas)[1:] / np.asarray(sigmas)[:-1]))
@@ -132,13 +135,18 @@ def consistent_annealed_langevin(
     def step(x: Example, visit: tuple[Array, Scalar, Scalar]) -> tuple[Example, None]:
         index, sigma, lower = visit
         kept = (1 - step_ratio) * sigma
-        added = jnp.sqrt(jnp.maximum((lower - kept) * (lower + kept), 0.0))
-        noise = jax.random.normal(jax.random.fold_in(key, index), x.shape, x.dtype)
-        return x + step_ratio * sigma**2 * score_fn(x, sigma) + added * noise, None
+        added = safe_sqrt((lower - kept) * (lower + kept))
+        noise = normal_for(jax.random.fold_in(key, index), x)
+        moved = x + step_ratio * sigma**2 * score_fn(x, sigma) + added * noise
+        return moved.astype(x.dtype), None
 
     visits = (jnp.arange(sigmas.shape[0] - 1), sigmas[:-1], sigmas[1:])
     x, _ = jax.lax.scan(step, x, visits)
-    return denoiser_from_score(score_fn)(x, sigmas[-1]) if final_denoise else x
+    return _denoised(score_fn, x, sigmas[-1]) if final_denoise else x
+
+
+def _denoised(score_fn: NoisyScoreFn, x: Example, sigma: Scalar) -> Example:
+    return denoiser_from_score(score_fn)(x, sigma).astype(x.dtype)
 
 
 def _visits(key: PRNGKey, sigmas: Float[Array, " levels"]) -> tuple[Array, Array]:

@@ -20,18 +20,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.calculus import safe_sqrt
 from ebm_jax.checks import holds
 from ebm_jax.noise import Process
+from ebm_jax.precision import normal_for, wide_dtype
 from ebm_jax.samplers.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
 class MultistepState(NamedTuple):
-    """x_t, the denoised example and the log level of the step before (NaN at first)."""
+    """x_t, and of the step before the denoised example and h = log(s / s'), 0 at first."""
 
     x: Example
     denoised: Example
-    log_level: Scalar
+    log_step: Scalar
 
 
 def ddim(process: Process, *, eta: float | Scalar = 0.0) -> Solver:
@@ -48,16 +50,19 @@ def ddim(process: Process, *, eta: float | Scalar = 0.0) -> Solver:
     """
     if not holds(lambda eta: (eta >= 0) & (eta <= 1), eta):
         raise ValueError(f"`ddim` got eta={eta}: give a number in [0, 1].")
+    deterministic = not isinstance(eta, jax.core.Tracer) and float(eta) == 0
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
         denoised, noise = _denoised_and_noise(process, denoise_fn, x, t)
         level, next_level = process.level(t), process.level(t_next)
+        if deterministic:
+            return process.alpha(t_next) * (denoised + next_level * noise)
         scale = jnp.minimum(eta * _posterior_scale(level, next_level), next_level)
-        kept = jnp.sqrt((next_level - scale) * (next_level + scale))
-        fresh = jax.random.normal(key, x.shape, x.dtype)
+        kept = safe_sqrt((next_level - scale) * (next_level + scale))
+        fresh = normal_for(key, x)
         return process.alpha(t_next) * (denoised + kept * noise + scale * fresh)
 
-    return plain_solver(process, step, 1)
+    return plain_solver(process, step, 1, deterministic=deterministic)
 
 
 def ancestral(process: Process, *, large_variance: bool = False) -> Solver:
@@ -83,13 +88,13 @@ def ancestral(process: Process, *, large_variance: bool = False) -> Solver:
         alpha = process.alpha(t_next)
         if large_variance:
             difference = (level - next_level) * (level + next_level)
-            scale = process.alpha(t) * jnp.sqrt(difference)
+            scale = process.alpha(t) * safe_sqrt(difference)
         else:
             scale = alpha * _posterior_scale(level, next_level)
-        fresh = jax.random.normal(key, x.shape, x.dtype)
+        fresh = normal_for(key, x)
         return alpha * (denoised + next_level**2 / level * noise) + scale * fresh
 
-    return plain_solver(process, step, 1)
+    return plain_solver(process, step, 1, deterministic=False)
 
 
 def edm(
@@ -120,22 +125,22 @@ def edm(
         y = x / process.alpha(t)
         if gamma:
             inside = (level >= churn_min) & (level <= churn_max)
-            raised = level * jnp.where(inside, 1 + gamma, 1.0)
-            added = noise_scale * jnp.sqrt((raised - level) * (raised + level))
-            y, level = y + added * jax.random.normal(key, x.shape, x.dtype), raised
+            added = noise_scale * level * jnp.where(inside, (gamma * (2 + gamma)) ** 0.5, 0.0)
+            y = y + added * normal_for(key, x)
+            level = level * jnp.where(inside, 1 + gamma, 1.0)
         slope = (y - denoise_fn(y, level)) / level
         guess = y + (next_level - level) * slope
         next_slope = (guess - denoise_fn(guess, next_level)) / next_level
         y = y + (next_level - level) * (slope + next_slope) / 2
         return process.alpha(t_next) * y
 
-    return plain_solver(process, step, 2)
+    return plain_solver(process, step, 2, deterministic=not gamma)
 
 
 def multistep(process: Process) -> Solver:
     """DPM-Solver++(2M): second order for one evaluation a step, from the last two denoised.
 
-    With lambda = -log s, h = lambda' - lambda and r the ratio of the last h to this one,
+    With lambda = -log s, h = lambda' - lambda and r = h_before / h,
     D~ = D + (D - D_before) / (2 r); the first step is `ddim`.
 
     References:
@@ -143,22 +148,22 @@ def multistep(process: Process) -> Solver:
     """
 
     def init(x: Example) -> MultistepState:
-        return MultistepState(x, jnp.zeros_like(x), jnp.full((), jnp.nan, x.dtype))
+        return MultistepState(x, jnp.zeros_like(x), jnp.zeros((), wide_dtype(x.dtype)))
 
     def step(
         denoise_fn: DenoiseFn, key: PRNGKey, state: MultistepState, t: Scalar, t_next: Scalar
     ) -> MultistepState:
         level, next_level = process.level(t), process.level(t_next)
-        log_level = jnp.log(level)
+        log_step = jnp.log(level) - jnp.log(next_level)
         y = state.x / process.alpha(t)
         denoised = denoise_fn(y, level)
-        ratio = (jnp.log(next_level) - log_level) / (log_level - state.log_level)
-        change = jnp.where(jnp.isnan(ratio), 0.0, ratio / 2 * (denoised - state.denoised))
-        ahead = denoised + change
+        is_first = state.log_step == 0  # and after a step of length 0
+        inverse_ratio = jnp.where(is_first, 0, log_step / jnp.where(is_first, 1, state.log_step))
+        ahead = denoised + inverse_ratio / 2 * (denoised - state.denoised)
         y = ahead + next_level / level * (y - ahead)
-        return MultistepState(process.alpha(t_next) * y, denoised, log_level)
+        return MultistepState(process.alpha(t_next) * y, denoised, log_step)
 
-    return Solver(process, init, step, 1)
+    return Solver(process, init, step, 1, deterministic=True)
 
 
 def _denoised_and_noise(
@@ -172,4 +177,4 @@ def _denoised_and_noise(
 
 def _posterior_scale(level: Scalar, next_level: Scalar) -> Scalar:
     """The standard deviation of y' given y and x_0: s' sqrt(s^2 - s'^2) / s."""
-    return next_level / level * jnp.sqrt((level - next_level) * (level + next_level))
+    return next_level / level * safe_sqrt((level - next_level) * (level + next_level))

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ebm_jax.checks import check_denoiser, check_positive
+from ebm_jax.precision import wide_dtype
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
 MAX_STEPS = 4096
+SMALLEST_STEP = 1e-6  # as a share of the way; below it float32 does not resolve u
 STAGES = 6  # evaluations in a step: of seven stages the last is the next step's first
 
 
@@ -61,19 +63,26 @@ def follow_flow(
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step, in the units of `x`.
 
+    Returns:
+        The other end, NaN for an example whose flow cannot be solved: where the example or
+        the denoiser is not finite, or after 4,096 steps.
+
     Raises:
-        ValueError: for levels or tolerances that are known and not positive, or a denoiser
-            that changes the shape.
+        ValueError: for levels or tolerances that are known and not positive, a denoiser that
+            changes the shape, or forward-mode differentiation (jax.jvp); reverse mode works.
     """
     check_positive("follow_flow", sigma_from=sigma_from, sigma_to=sigma_to, rtol=rtol, atol=atol)
     check_denoiser("follow_flow", denoise_fn, x)
-    end, num_steps = solve(
-        lambda u, y: y - denoise_fn(y, jnp.exp(u)), x, sigma_from, sigma_to, rtol=rtol, atol=atol
-    )
+
+    def rate(u: Scalar, y: Example) -> Example:
+        return y - denoise_fn(y, jnp.exp(u))
+
+    end, num_steps = solve("follow_flow", rate, x, sigma_from, sigma_to, rtol=rtol, atol=atol)
     return FlowEnd(end, STAGES * num_steps)
 
 
 def solve(
+    name: str,
     rate: Callable[[Scalar, PyTree], PyTree],
     start: PyTree,
     sigma_from: float | Scalar,
@@ -82,17 +91,47 @@ def solve(
     rtol: float,
     atol: float,
 ) -> tuple[Any, Int[Array, ""]]:
-    """The end of dz/du = rate(u, z) over u = log sigma, and the number of steps."""
-    u_from, u_to = (jnp.log(jnp.asarray(s, jnp.float32)) for s in (sigma_from, sigma_to))
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda u, z, _: rate(jnp.asarray(u), z)),
-        diffrax.Tsit5(),
-        t0=u_from,
-        t1=u_to,
-        dt0=(u_to - u_from) / 50,
-        y0=start,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-        saveat=diffrax.SaveAt(t1=True),
-        max_steps=MAX_STEPS,
-    )
-    return jax.tree.map(lambda leaf: leaf[0], solution.ys), solution.stats["num_steps"]
+    """The end of dz/du = rate(u, z) over u = log sigma, and the number of steps.
+
+    The end is NaN where the solver failed: from a start that is not finite, where `rate`
+    becomes so, or after MAX_STEPS steps. Under `vmap` the other examples are unharmed.
+
+    Raises:
+        ValueError: in forward-mode differentiation; reverse mode is supported.
+    """
+    wide = wide_dtype(jnp.result_type(*jax.tree.leaves(start)))
+    u_from, u_to = (jnp.log(jnp.asarray(s, wide)) for s in (sigma_from, sigma_to))
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(start)]))
+    # A start of NaN would be refused for MAX_STEPS steps, with the whole batch waiting.
+    safe = jax.tree.map(lambda x: jnp.where(sound, x, 0).astype(wide), start)
+    smallest = SMALLEST_STEP * jnp.abs(u_to - u_from)
+    try:
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda u, z, _: rate(jnp.asarray(u), z)),
+            diffrax.Tsit5(),
+            t0=u_from,
+            t1=u_to,
+            dt0=(u_to - u_from) / 50,
+            y0=safe,
+            stepsize_controller=diffrax.PIDController(
+                rtol=rtol, atol=atol, dtmin=smallest, force_dtmin=False
+            ),
+            saveat=diffrax.SaveAt(t1=True),
+            max_steps=MAX_STEPS,
+            throw=False,
+        )
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise ValueError(
+            f"`{name}` got forward-mode differentiation (jax.jvp, jax.jacfwd, jax.hessian), which "
+            "its adaptive solver does not support: use jax.grad, jax.vjp or jax.jacrev, or "
+            "`integrate` with a solver of fixed steps."
+        ) from error
+    sound = sound & (solution.result == diffrax.RESULTS.successful)
+    end = jax.tree.map(lambda x, like: _only(sound, x[0], like), solution.ys, start)
+    return end, solution.stats["num_steps"]
+
+
+def _only(sound: Bool[Array, ""], x: Array, like: Array) -> Array:
+    return jnp.where(sound, x, jnp.nan).astype(like.dtype)

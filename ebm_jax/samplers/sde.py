@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from ebm_jax.checks import check_count, check_positive
 from ebm_jax.noise import Process
+from ebm_jax.precision import normal_for
 from ebm_jax.samplers.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
@@ -24,11 +25,11 @@ def euler_maruyama(process: Process) -> Solver:
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
         passed = t - t_next
-        fresh = jax.random.normal(key, x.shape, x.dtype)
+        fresh = normal_for(key, x)
         drift = process.reverse_drift(denoise_fn, x, t)
         return x - passed * drift + process.diffusion(t) * jnp.sqrt(passed) * fresh
 
-    return plain_solver(process, step, 1)
+    return plain_solver(process, step, 1, deterministic=False)
 
 
 def euler(process: Process) -> Solver:
@@ -37,7 +38,7 @@ def euler(process: Process) -> Solver:
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
         return x + (t_next - t) * process.velocity(denoise_fn, x, t)
 
-    return plain_solver(process, step, 1)
+    return plain_solver(process, step, 1, deterministic=True)
 
 
 def heun(process: Process) -> Solver:
@@ -52,7 +53,7 @@ def heun(process: Process) -> Solver:
         next_slope = process.velocity(denoise_fn, x + passed * slope, t_next)
         return x + passed * (slope + next_slope) / 2
 
-    return plain_solver(process, step, 2)
+    return plain_solver(process, step, 2, deterministic=True)
 
 
 def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int = 1) -> Solver:
@@ -83,10 +84,11 @@ def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int =
 
         def correct(x: Example, index: Array) -> tuple[Example, None]:
             key_step = jax.random.fold_in(key_corrections, index)
-            fresh = jax.random.normal(key_step, x.shape, x.dtype)
-            return x + step_size * score_fn(x, t) + jnp.sqrt(2 * step_size) * fresh, None
+            fresh = normal_for(key_step, x)
+            moved = x + step_size * score_fn(x, t) + jnp.sqrt(2 * step_size) * fresh
+            return moved.astype(x.dtype), None
 
-        x = jax.lax.scan(correct, state.x, jnp.arange(num_corrections))[0]
+        x, _ = jax.lax.scan(correct, state.x, jnp.arange(num_corrections))
         return predictor.step(denoise_fn, key_predictor, state._replace(x=x), t, t_next)
 
     evaluations = num_corrections + predictor.evaluations

@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_denoiser
+from ebm_jax.checks import check_denoiser, check_ladder
 from ebm_jax.noise import Process, Times
+from ebm_jax.precision import wide_dtype
+from ebm_jax.samplers.kernel import same_dtypes
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 SolverState = Any  # a NamedTuple with a field `x`
+SLACK = 1e-4  # relative round-off of the ends of a grid
 
 
 class Solver(NamedTuple):
@@ -26,12 +30,15 @@ class Solver(NamedTuple):
         init: init(x) -> state, whose field `x` is x_t, in the process' own scale.
         step: step(denoise_fn, key, state, t, t_next) -> state.
         evaluations: of the denoiser in one step.
+        deterministic: True for a step that draws no noise, so that it also runs upward in
+            time, from data to noise (`invert`).
     """
 
     process: Process
     init: Callable[[Example], SolverState]
     step: Callable[[DenoiseFn, PRNGKey, SolverState, Scalar, Scalar], SolverState]
     evaluations: int
+    deterministic: bool = False
 
 
 class PlainState(NamedTuple):
@@ -60,8 +67,9 @@ def integrate(
         key: PRNG key of this example.
         x: x_t at times[0], in the process' scale: a draw of `process.draw_prior`, or data
             under `process.perturb`.
-        times: at least two, latest first: `noise.uniform_times`, `log_snr_times`,
-            `times_of_levels`.
+        times: at least two, strictly decreasing, within the process' interval:
+            `noise.uniform_times`, `log_snr_times`, or `times_of_levels` of a ladder of noise
+            levels. A deterministic solver also takes increasing times, see `invert`.
         final_denoise: whether to return D, one more evaluation, in the place of the last
             x_t, which still carries noise of the last level.
 
@@ -69,10 +77,13 @@ def integrate(
         The sample, of the shape of `x`: an estimate of x_0, or x_t at times[-1].
 
     Raises:
-        ValueError: for fewer than two times, or a denoiser that changes the shape.
+        ValueError: for fewer than two times, known times that are out of order or outside
+            the process' interval, or a denoiser that changes the shape.
     """
     x, _ = _scan("integrate", solver, denoise_fn, key, x, times, lambda state: None)
-    return solver.process.denoise(denoise_fn, x, times[-1]) if final_denoise else x
+    if not final_denoise:
+        return x
+    return solver.process.denoise(denoise_fn, x, times[-1]).astype(x.dtype)
 
 
 def integrate_path(
@@ -81,6 +92,33 @@ def integrate_path(
     """x_t of `integrate` at every time of the grid, the start included; for pictures."""
     _, path = _scan("integrate_path", solver, denoise_fn, key, x, times, lambda state: state.x)
     return jnp.concatenate([x[None], path])
+
+
+def invert(solver: Solver, denoise_fn: DenoiseFn, x: Example, times: Times) -> Example:
+    """Carries one example upward in time, from data to noise: the inverse of `integrate`.
+
+    `integrate` with the same times reversed leads back to `x`, up to the error of the steps.
+
+    Args:
+        solver: a deterministic one: `ddim`, `edm` without churn, `euler`, `heun` or
+            `multistep`.
+        denoise_fn: D(x, sigma).
+        x: x_t at times[0], in the process' scale: a clean example is nearly one at t_min.
+        times: at least two, strictly increasing, within the process' interval.
+
+    Returns:
+        x_t at times[-1], of the shape of `x`.
+
+    Raises:
+        ValueError: for a solver that draws noise, and as `integrate`.
+
+    References:
+        Song, Meng & Ermon, arXiv:2010.02502, section 4.3.
+    """
+    if not solver.deterministic:
+        raise ValueError("`invert` got a solver that draws noise: give one without, such as ddim.")
+    _check_times("invert", solver.process, times, upward=True)
+    return integrate(solver, denoise_fn, jax.random.key(0), x, times, final_denoise=False)
 
 
 def sample(
@@ -99,9 +137,13 @@ def sample(
         denoise_fn: D(x, sigma).
         key: PRNG key of this sample.
         like: an array of the shape and type of a sample.
-        times: as for `integrate`.
+        times: as for `integrate`, decreasing.
         final_denoise: as for `integrate`.
+
+    Raises:
+        ValueError: as `integrate`.
     """
+    _check_times("sample", solver.process, times)
     key_start, key_steps = jax.random.split(key)
     x = solver.process.draw_prior(key_start, like, times[0])
     return integrate(solver, denoise_fn, key_steps, x, times, final_denoise=final_denoise)
@@ -116,6 +158,8 @@ def plain_solver(
     process: Process,
     step: Callable[[DenoiseFn, PRNGKey, Example, Scalar, Scalar], Example],
     evaluations: int,
+    *,
+    deterministic: bool,
 ) -> Solver:
     """The `Solver` of a step(denoise_fn, key, x, t, t_next) -> x that keeps no memory."""
 
@@ -124,7 +168,7 @@ def plain_solver(
     ) -> PlainState:
         return PlainState(step(denoise_fn, key, state.x, t, t_next))
 
-    return Solver(process, PlainState, on_state, evaluations)
+    return Solver(process, PlainState, on_state, evaluations, deterministic)
 
 
 def _scan(
@@ -137,15 +181,38 @@ def _scan(
     collect: Callable[[SolverState], Any],
 ) -> tuple[Example, Any]:
     """The last x_t, and what `collect` returned of the state after every step, stacked."""
-    if times.shape[0] < 2:
-        raise ValueError(f"`{name}` got {times.shape[0]} times: give at least 2, latest first.")
+    _check_times(name, solver.process, times, upward=solver.deterministic and _rises(times))
     check_denoiser(name, denoise_fn, x)
 
     def body(state: SolverState, visit: tuple[Array, Scalar, Scalar]) -> tuple[SolverState, Any]:
         index, t, t_next = visit
-        state = solver.step(denoise_fn, jax.random.fold_in(key, index), state, t, t_next)
+        moved = solver.step(denoise_fn, jax.random.fold_in(key, index), state, t, t_next)
+        state = same_dtypes(moved, state)
         return state, collect(state)
 
+    times = times.astype(wide_dtype(times.dtype))
     visits = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
     state, collected = jax.lax.scan(body, solver.init(x), visits)
     return state.x, collected
+
+
+def _rises(times: Times) -> bool:
+    """Returns True for known times whose last is later than their first."""
+    if isinstance(times, jax.core.Tracer) or times.shape[0] < 2:
+        return False
+    known = np.asarray(times)  # operations of jnp would be traced under jit
+    return bool(known[-1] > known[0])
+
+
+def _check_times(name: str, process: Process, times: Times, *, upward: bool = False) -> None:
+    """Raises the ValueError of a grid that is too short, out of order or off the interval."""
+    check_ladder(name, "times", times, rising=upward)
+    if isinstance(times, jax.core.Tracer):
+        return
+    low, high = np.sort(np.asarray(times))[[0, -1]]
+    if not (low >= process.t_min * (1 - SLACK) and high <= process.t_max * (1 + SLACK)):
+        raise ValueError(
+            f"`{name}` got times from {low:.6g} to {high:.6g} for a process on "
+            f"[{process.t_min:.6g}, {process.t_max:.6g}]: noise levels are made into times by "
+            "`noise.times_of_levels`, and the step to level 0 is `final_denoise`."
+        )
