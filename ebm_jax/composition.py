@@ -30,7 +30,8 @@ def product(
 
     Args:
         energy_fns: E_k, at least 1.
-        weights: w_k, one for each, 1 by default; a negative one drives away from its E_k.
+        weights: w_k, one for each, 1 by default; a negative one drives away from its E_k,
+            and 0 leaves its E_k out, even where that is infinite.
 
     Raises:
         ValueError: for no energies, or another number of weights.
@@ -38,7 +39,7 @@ def product(
     powers = _one_for_each("product", "weights", energy_fns, weights, default=1.0)
 
     def energy(x: Example) -> Scalar:
-        terms = [w * e(x) for w, e in zip(powers, energy_fns, strict=True)]
+        terms = [_times(w, e(x)) for w, e in zip(powers, energy_fns, strict=True)]
         return jnp.sum(jnp.stack(terms), 0)
 
     return energy
@@ -137,6 +138,12 @@ def joint_energy_from_classifier(
         return -logits.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     return energy
+
+
+def _times(weight: float | Scalar, energy: Scalar) -> Scalar:
+    """Returns weight * energy, and 0 for a weight of 0 even where the energy is infinite."""
+    weight = jnp.asarray(weight, energy.dtype)
+    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, energy))
 
 
 def _logits(

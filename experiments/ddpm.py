@@ -92,7 +92,7 @@ def main(
         ema_decay=ema_decay,
         seed=seed,
     )
-    process = noise.vp()
+    process = noise.vp()._replace(t_max=1.01)  # the top level of a DDPM is 157
     solver = samplers.ancestral(process, large_variance=variance == "large")
     visited = np.linspace(0, NUM_LEVELS - 1, min(sample_steps, NUM_LEVELS)).round().astype(int)
     times = noise.times_of_levels(process, sigmas[visited])

@@ -51,6 +51,19 @@ def test_product_adds_the_energies_themselves():
     np.testing.assert_allclose(product([FIRST.energy])(POINTS[0]), FIRST.energy(POINTS[0]))
 
 
+def test_a_weight_of_zero_leaves_an_energy_out_where_it_is_infinite():
+    """0 * inf is NaN, and 0 the value and gradient that p^0 has; a traced weight too."""
+    box = lambda x: jnp.where(jnp.abs(x[0]) < 1, 0.0, jnp.inf)  # noqa: E731
+    x = jnp.float32([4.0, 0.0, 0.0])
+    for weight in (0.0, jnp.float32(0.0)):
+        law = lambda x, w=weight: product([FIRST.energy, box], [1.0, w])(x)  # noqa: E731
+        np.testing.assert_allclose(jax.jit(law)(x), FIRST.energy(x), rtol=1e-6)
+        np.testing.assert_allclose(jax.grad(law)(x), -FIRST.score(x), rtol=1e-5)
+    traced = jax.jit(lambda w: product([FIRST.energy, box], [1.0, w])(x))
+    np.testing.assert_allclose(traced(0.0), FIRST.energy(x), rtol=1e-6)
+    assert traced(1.0) == np.inf
+
+
 @pytest.mark.parametrize("weights", [None, [0.3, 0.7], [3.0, 7.0]])
 def test_mixture_of_normalised_gaussians_is_the_mixtures_density(weights):
     """-E = log sum_k w_k N(x; m_k, s_k^2 I), so that log Z = log sum_k w_k."""

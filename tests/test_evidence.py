@@ -153,6 +153,21 @@ def test_an_energy_that_is_no_scalar_is_refused_with_its_shape():
         evidence.log_z_on_grid(lambda x: x**2, half_width=8.0, num_points=10, num_dimensions=1)
 
 
+@pytest.mark.parametrize(
+    "function", [evidence.log_z_on_grid, evidence.log_density_on_grid, evidence.expectation_on_grid]
+)
+def test_quadrature_in_too_many_dimensions_is_refused_before_memory_is_taken(function):
+    """400^10 cells; on the way to failing this took all memory and the process with it."""
+    arguments = [lambda x: jnp.sum(x**2) / 2]
+    arguments += [lambda x: x[0]] if function is evidence.expectation_on_grid else []
+    with pytest.raises(ValueError, match=r"10 dimensions, which are 1e.26 cells: .* at most 6"):
+        function(*arguments, half_width=5.0, num_dimensions=10)
+    value = evidence.log_z_on_grid(
+        lambda x: jnp.sum(x**2) / 2, half_width=6.0, num_points=10, num_dimensions=5
+    )
+    np.testing.assert_allclose(value, 2.5 * np.log(2 * np.pi), atol=1e-3)
+
+
 @pytest.mark.parametrize(("half_width", "num_points", "d"), [(0.0, 3, 1), (1.0, 0, 1), (1.0, 3, 0)])
 def test_quadrature_on_nothing_is_refused_with_its_numbers(half_width, num_points, d):
     with pytest.raises(
@@ -185,8 +200,19 @@ def test_the_uniform_density_needs_all_bits_of_a_level(d, low, high, num_levels,
     cell_width = (high - low) / num_levels
     value = evidence.bits_per_dimension(float(log_density), d, cell_width=cell_width)
     np.testing.assert_allclose(value, bits, rtol=1e-6)
-    if (low, num_levels) == (-1.0, 256):
-        np.testing.assert_allclose(evidence.bits_per_dimension(float(log_density), d), 8.0)
+
+
+def test_by_default_cells_are_those_of_the_librarys_own_pixels():
+    """Dequantised pixels fill [-1 - 1/255, 1 + 1/255], whose uniform density needs 8 bits."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    ends = jnp.array([0, 255], jnp.uint8)
+    low, high = (
+        evidence.dequantise(key, jnp.full(10_000, end)) for key, end in zip(keys, ends, strict=True)
+    )
+    width = float(high.max() - low.min())
+    assert width == pytest.approx(2 + 2 / 255, abs=1e-4)
+    log_density = -12 * np.log(2 + 2 / 255)
+    assert evidence.bits_per_dimension(log_density, 12) == pytest.approx(8.0, abs=1e-9)
 
 
 def test_bits_per_dimension_are_the_entropy_of_data_under_their_own_law():

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_denoiser
+from ebm_jax.checks import check_denoiser, check_ladder
+from ebm_jax.precision import normal_for
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 Decoder = Callable[[Example, Example, Scalar], Scalar]
@@ -56,23 +57,23 @@ def variational_bound(
             scale of s_1 (DDPM takes that of q(y_1 | y_2, x), .87 s_1 on its own levels).
 
     Raises:
-        ValueError: for fewer than two levels, or a denoiser that changes the shape.
+        ValueError: for fewer than two levels, levels that are known and not positive and
+            decreasing, or a denoiser that changes the shape.
     """
-    if sigmas.shape[0] < 2:
-        raise ValueError(f"`variational_bound` got {sigmas.shape[0]} levels: give at least 2.")
+    check_ladder("variational_bound", "sigmas", sigmas, positive=True)
     check_denoiser("variational_bound", denoise_fn, x)
     key_levels, key_decoder = jax.random.split(key)
 
     def term(visit: tuple[Array, Scalar, Scalar]) -> Scalar:
         index, sigma, lower = visit
-        noise = jax.random.normal(jax.random.fold_in(key_levels, index), x.shape, x.dtype)
+        noise = normal_for(jax.random.fold_in(key_levels, index), x)
         error = jnp.sum((x - denoise_fn(x + sigma * noise, sigma)) ** 2)
         weight = (sigma - lower) * (sigma + lower) / (sigma * lower) ** 2
         return weight / 2 * error
 
     steps = jnp.arange(sigmas.shape[0] - 1)
     lowest = sigmas[-1]
-    noise = jax.random.normal(key_decoder, x.shape, x.dtype)
+    noise = normal_for(key_decoder, x)
     mean = denoise_fn(x + lowest * noise, lowest)
     return VariationalBound(
         prior=jnp.sum(x**2) / (2 * sigmas[0] ** 2),

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ebm_jax.composition import product
 from ebm_jax.samplers import Kernel, run
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
@@ -87,9 +88,7 @@ def annealed_log_weight(
     def level(x: Example, visit: tuple[Array, Scalar, Scalar]) -> tuple[Example, Scalar]:
         key, before, beta = visit
 
-        def between(x: Example) -> Scalar:
-            return (1 - beta) * energy_from(x) + beta * energy_to(x)
-
+        between = product([energy_from, energy_to], [1 - beta, beta])
         log_w = (beta - before) * (energy_from(x) - energy_to(x))
         kernel = make_kernel(between)
         state, _ = run(kernel, key, kernel.init(x), steps_per_level)

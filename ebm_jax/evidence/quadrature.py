@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 
 from ebm_jax.types import EnergyFn, Example, Scalar
 
+MAX_CELLS = 10**8  # some gigabytes: points, energies and a few arrays of their size
+
 
 def line_grid(half_width: float, num_points: int) -> Float[Array, "cells 1"]:
     """The midpoints of num_points cells of [-half_width, half_width], as examples of one number.
@@ -49,7 +51,7 @@ def log_z_on_grid(
         num_dimensions: 1, 2 or a few: the cells are num_points^num_dimensions.
 
     Raises:
-        ValueError: for a number that is not positive.
+        ValueError: for a number that is not positive, or more than 10^8 cells.
     """
     log_p = -_energy_on_grid(energy_fn, half_width, num_points, num_dimensions)
     return jax.nn.logsumexp(log_p) + num_dimensions * jnp.log(2 * half_width / num_points)
@@ -130,14 +132,25 @@ def kl_on_grid(
 def _grid(
     name: str, half_width: float, num_points: int, num_dimensions: int
 ) -> Float[Array, "cells d"]:
-    if half_width <= 0 or num_points < 1 or num_dimensions < 1:
+    _check_grid(name, half_width, num_points, num_dimensions)
+    cells = (jnp.arange(float(num_points)) + 0.5) / num_points
+    axes = [half_width * (2 * cells - 1)] * num_dimensions
+    return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, num_dimensions)
+
+
+def _check_grid(name: str, half_width: float, num_points: int, num_dimensions: int) -> None:
+    if not (0 < half_width < jnp.inf and num_points >= 1 and num_dimensions >= 1):
         raise ValueError(
             f"{name} got half_width={half_width}, num_points={num_points}, in "
             f"{num_dimensions} dimensions: give positive numbers."
         )
-    cells = (jnp.arange(float(num_points)) + 0.5) / num_points
-    axes = [half_width * (2 * cells - 1)] * num_dimensions
-    return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, num_dimensions)
+    if num_points**num_dimensions > MAX_CELLS:
+        fits = int(MAX_CELLS ** (1 / num_dimensions))
+        raise ValueError(
+            f"{name} got num_points={num_points} in {num_dimensions} dimensions, which are "
+            f"{float(num_points) ** num_dimensions:.2g} cells: give num_points of at most {fits}, "
+            "or estimate log Z by annealed importance sampling (`annealed_log_weight`)."
+        )
 
 
 def _energy_on_grid(

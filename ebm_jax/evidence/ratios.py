@@ -21,7 +21,7 @@ def log_ratio(energy_fn: EnergyFn, x: Example, y: Example) -> Scalar:
 
 
 def bits_per_dimension(
-    log_density: float | Scalar, num_dimensions: int, *, cell_width: float = 2 / 256
+    log_density: float | Scalar, num_dimensions: int, *, cell_width: float = 2 / 255
 ) -> float | Scalar:
     """The code length of discrete data under a density of their dequantised values.
 
@@ -29,10 +29,11 @@ def bits_per_dimension(
 
     A value u of 0..255 stands for a cell of x, and p(u) >= exp E log p(x) cell_width^d,
     x uniform on the cell: the mean over such x bounds the true code length from above.
-    For x = -1 + 2 (u + U) / 256, U uniform on [0, 1), cells are 2/256 wide: the offset is
-    7 bits, and the uniform density on [-1, 1]^d needs the full 8. Images of `data`, where
-    0 is -1 and 255 is 1, have cells of 2/255 about their values, x = -1 + (2 u + 2 U - 1) / 255;
-    data scaled to [0, 1] as (u + U) / 256 have cells of 1/256.
+    The default, 2/255, is the cell of this library's images, where 0 is -1 and 255 is 1,
+    dequantised as x = -1 + (2 u + 2 U - 1) / 255 with U uniform on [0, 1) (`dequantise`):
+    the uniform density over all cells, on [-1 - 1/255, 1 + 1/255]^d, needs 8 bits. For
+    x = -1 + 2 (u + U) / 256 cells are 2/256 wide, for data scaled to [0, 1] as
+    (u + U) / 256 they are 1/256.
 
     Args:
         log_density: log p(x) of one example, in nats, normalised.

@@ -141,7 +141,7 @@ def ncsnpp_cifar10() -> DiffusionRecipe:
 
 def ddpm_cifar10() -> DiffusionRecipe:
     """DDPM: 1,000 ancestral steps of the larger variance, x_0 clipped at each."""
-    process, sigmas = noise.vp(), noise.ddpm_levels()
+    process, sigmas = noise.vp()._replace(t_max=1.01), noise.ddpm_levels()  # its top level is 157
     solver = samplers.ancestral(process, large_variance=True)
     times = noise.times_of_levels(process, sigmas)
     return DiffusionRecipe(
