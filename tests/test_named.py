@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebm_jax.data import DataError, Records, load, load_split, prepare, prepared, square
+from ebm_jax.data import DataError, Records, load, load_split, memory, prepare, prepared, square
 
 pytest.importorskip("tensorflow_datasets")
 RNG = np.random.default_rng(0)
@@ -230,8 +230,8 @@ def test_the_test_part_is_held_out_or_else_that_for_validation(names, home):
 
 
 def test_free_memory_is_that_of_the_machine_or_of_a_narrower_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepared, "CGROUP", tmp_path)
-    machine = prepared.free_memory()
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    machine = memory.free_memory()
     lines = Path("/proc/meminfo")
     if lines.exists():
         [available] = re.findall(r"MemAvailable: *(\d+) kB", lines.read_text())
@@ -239,7 +239,7 @@ def test_free_memory_is_that_of_the_machine_or_of_a_narrower_container(tmp_path,
     (tmp_path / "memory.current").write_text("400\n")
     for limit, expected in ("1000\n", 600), ("300\n", 0), ("max\n", None):
         (tmp_path / "memory.max").write_text(limit)
-        found = prepared.free_memory()
+        found = memory.free_memory()
         assert found == pytest.approx(machine, rel=0.2) if expected is None else found == expected
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ebm_jax.data.readers import Images
+from ebm_jax.data.images import Images
 
 SAMPLE = 256  # images of a prepared set that its checksum covers
 

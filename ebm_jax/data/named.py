@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ebm_jax.data.idx import read_idx
+from ebm_jax.data.images import DataError, wrong
 from ebm_jax.data.prepared import INFO, tensorflow_datasets
-from ebm_jax.data.readers import DataError, read_idx, wrong
 from ebm_jax.data.views import square
 
 Examples = Iterator[tuple[int | str, dict[str, Any]]]

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ebm_jax.data.readers import Images, wrong
+from ebm_jax.data.images import Images, wrong
+from ebm_jax.data.memory import free_memory
 from ebm_jax.data.records import Records
 
 INFO = "dataset_info.json"
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, Images | None]:
@@ -49,28 +49,13 @@ def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, I
     files = tuple((file.name, file.stat().st_size) for file in records)
     parts = [_on_disk(folder, builder, name)._replace(files=files) for name in names]
     if max_bytes is None:
-        max_bytes = free_memory() // 2
+        max_bytes = free_memory() // jax.process_count() // 2
     if sum(math.prod(part.pixels.shape) for part in parts) <= max_bytes:
         parts = [
             part._replace(pixels=part.pixels[:], labels=part.labels and part.labels[:])
             for part in parts
         ]
     return parts[0], parts[1] if len(parts) == 2 else None
-
-
-def free_memory() -> int:
-    """Bytes that this process may take: of the machine, or of its container if that has less.
-
-    Among several processes its share, as if all ran on this machine. What the container holds
-    in caches counts as taken, though it could be dropped.
-    """
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if (CGROUP / "memory.max").exists():
-        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
-        free = free if limit.strip() == "max" else min(free, int(limit) - int(used))
-    return max(free, 0) // jax.process_count()
 
 
 def _on_disk(folder: Path, builder: Any, name: str) -> Images:
