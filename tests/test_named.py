@@ -197,9 +197,9 @@ def test_a_set_without_test_images_is_divided_unread(home, monkeypatch):
     folder = prepare_other(home, ["image", "label"], train=records)
     decoded, decode = [], prepared._decoded
 
-    def count(where, channels, number, encoded):
+    def count(where, channels, shape, number, encoded):
         decoded.append(number)
-        return decode(where, channels, number, encoded)
+        return decode(where, channels, shape, number, encoded)
 
     monkeypatch.setattr(prepared, "_decoded", count)
     parts = load_split(folder, max_bytes=0)

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
+from ebm_jax.data.descriptions import FEATURES, INFO
 from ebm_jax.data.fingerprints import fingerprint
 from ebm_jax.data.images import DataError, Images, to_uint8, to_unit, wrong
 from ebm_jax.data.named import PARSERS, is_name, prepare
-from ebm_jax.data.prepared import INFO, read_prepared
+from ebm_jax.data.prepared import read_prepared
 from ebm_jax.data.readers import read
 from ebm_jax.data.records import Records
 from ebm_jax.data.rows import Rows
@@ -155,7 +156,7 @@ def _read(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[Images, 
         folder = prepare(str(path)) if is_first() else None
         wait_for_all("the data are prepared")  # once for all processes that share a disk
         return read_prepared(folder or prepare(str(path)), max_bytes)
-    prepared = os.path.exists(os.path.join(path, INFO))
+    prepared = any(os.path.exists(os.path.join(path, name)) for name in (INFO, FEATURES))
     return read_prepared(Path(path), max_bytes) if prepared else read(path)
 
 

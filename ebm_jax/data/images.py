@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +55,7 @@ def wrong(found: str, expected: str, mend: str) -> DataError:
 
 @contextmanager
 def reading(
-    path: Path,
+    path: object,
     expected: str = SOURCE,
     mend: str = "check its permissions, copy it again or save it again",
 ) -> Iterator[None]:

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ebm_jax.data.descriptions import INFO
 from ebm_jax.data.idx import read_idx
 from ebm_jax.data.images import DataError, wrong
-from ebm_jax.data.prepared import INFO, tensorflow_datasets
+from ebm_jax.data.prepared import tensorflow_datasets
 from ebm_jax.data.views import square
 
 Examples = Iterator[tuple[int | str, dict[str, Any]]]
