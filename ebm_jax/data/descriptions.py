@@ -14,7 +14,7 @@ from ebm_jax.data.images import reading, wrong
 from ebm_jax.data.memory import check_fits
 
 INFO, FEATURES, NAMES = "dataset_info.json", "features.json", "label.labels.txt"
-MEND = "prepare the set again"
+MEND = "remove the folder and prepare the set again"
 _DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 _IMAGE = "tensorflow_datasets.core.features.image_feature.Image"
 _LABEL = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
