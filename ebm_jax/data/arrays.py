@@ -19,14 +19,14 @@ _TEST, _TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
 _ROUND_OFF = 1e-3  # outside of [0, 1] or [-1, 1]: less than half of a grey level
 _BLOCK = 1024  # images that are converted at once
 
-_HEADERS = {
+_VERSIONS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 
-class _Header(NamedTuple):
-    """Shape and type of an array in an .npz file, which is not read for it."""
+class Header(NamedTuple):
+    """Shape and type of an array in an .npz file, which is known before the array is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -39,17 +39,17 @@ def read_npz(path: Path) -> tuple[Images, Images | None]:
             found = f"{path} is damaged or no archive"
             raise wrong(found, "a whole .npz", "save it by numpy.savez")
         with zipfile.ZipFile(stream) as archive:
-            headers = _headers(archive, path)
+            headers = read_headers(archive, path)
             parts = _parts(headers, path)
             _check_headers(headers, parts, path)
             names = [name for part in parts for name in part if name is not None]
-            arrays = {name: _array(archive, name) for name in names}
+            arrays = {name: read_array(archive, name) for name in names}
     return _images(arrays, parts, path)
 
 
 def as_pixels(array: np.ndarray, where: str, signed: bool = False) -> np.ndarray:
     """Images as uint8 of shape (n, h, w, c); floats are in [-1, 1] if `signed`, else in [0, 1]."""
-    _check_images(_Header(array.shape, array.dtype), where)
+    _check_images(Header(array.shape, array.dtype), where)
     images = array if array.ndim == 4 else array[..., None]
     images = images if images.shape[-1] in (1, 3) else np.moveaxis(images, 1, 3)
     if images.dtype == np.uint8:
@@ -61,31 +61,32 @@ def as_pixels(array: np.ndarray, where: str, signed: bool = False) -> np.ndarray
     return pixels
 
 
-def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, _Header]:
-    """Headers of the arrays by name; arrays of objects are never unpickled."""
+def read_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
+    """Headers of the arrays by name, of sizes that agree with the archive's directory."""
     found = {}
     for info in archive.infolist():
         if not info.filename.endswith(".npy"):
             continue
         with archive.open(info) as stream:
             version = np.lib.format.read_magic(stream)
-            if version not in _HEADERS:  # the third is for arrays of records
+            if version not in _VERSIONS:  # the third is for arrays of records
                 continue
-            shape, _, dtype = _HEADERS[version](stream)
+            shape, _, dtype = _VERSIONS[version](stream)
             size = stream.tell() + math.prod(shape) * dtype.itemsize
         if size != info.file_size and not dtype.hasobject:
             found_size = f"{path}, array '{info.filename}', has {info.file_size} bytes"
             raise wrong(found_size, f"{size} by its header", "save it again by numpy.savez")
-        found[info.filename.removesuffix(".npy")] = _Header(shape, dtype)
+        found[info.filename.removesuffix(".npy")] = Header(shape, dtype)
     return found
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array; an array of objects is a ValueError, since it is never unpickled."""
     with archive.open(name + ".npy") as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _parts(headers: dict[str, _Header], path: Path) -> list[tuple[str, str | None]]:
+def _parts(headers: dict[str, Header], path: Path) -> list[tuple[str, str | None]]:
     """Names of the images and labels to train on, and of those to test on if there are any."""
 
     def find(keys: tuple[str, ...]) -> list[str]:
@@ -104,7 +105,7 @@ def _parts(headers: dict[str, _Header], path: Path) -> list[tuple[str, str | Non
 
 
 def _check_headers(
-    headers: dict[str, _Header], parts: list[tuple[str, str | None]], path: Path
+    headers: dict[str, Header], parts: list[tuple[str, str | None]], path: Path
 ) -> None:
     """What is wrong with shapes, types and sizes is found here, before any array is read."""
     size = 0
@@ -145,7 +146,7 @@ def _lowest(array: np.ndarray, where: str) -> float:
     return low
 
 
-def _check_images(header: _Header, where: str) -> None:
+def _check_images(header: Header, where: str) -> None:
     shape, dtype = header
     if dtype != np.uint8 and dtype.kind != "f":
         raise wrong(f"{where} has dtype {dtype}", _VALUES, "convert it, by array.astype")
