@@ -150,6 +150,14 @@ def test_an_unreadable_file_of_a_class_is_named(tmp_path):
         load(tmp_path)
 
 
+def test_a_program_in_postscript_is_no_image(tmp_path):
+    """Pillow would run Ghostscript on it, whatever the file is called."""
+    picture = Image.new("RGB", (4, 4))
+    picture.save(tmp_path / "a.png", "eps")
+    with pytest.raises(DataError, match=r"a.png cannot be read \(cannot identify image file"):
+        load(tmp_path)
+
+
 def test_a_folder_that_does_not_fit_is_refused_before_an_image_is_decoded(tmp_path, monkeypatch):
     for name in "ab":
         write(tmp_path / f"{name}.png", np.zeros((300, 200, 3), np.uint8))

@@ -27,7 +27,7 @@ from PIL import Image
 from ebm_jax.data.descriptions import INFO
 from ebm_jax.data.idx import read_idx
 from ebm_jax.data.images import DataError, reading, wrong
-from ebm_jax.data.pictures import upright
+from ebm_jax.data.pictures import open_image, upright
 from ebm_jax.data.prepared import tensorflow_datasets
 from ebm_jax.data.views import square
 
@@ -66,7 +66,7 @@ def _celeb_a_examples(
         for name in sorted(name for name, [part] in parts.items() if part == file_id):
             image: Any = io.BytesIO(archive.read(entries[name]))
             if side is not None:
-                pixels = np.asarray(upright(Image.open(image)).convert("RGB"))
+                pixels = np.asarray(upright(open_image(image)).convert("RGB"))
                 image = Image.fromarray(square(pixels, side, CROPS["celeb_a"]))
             yield (
                 name,

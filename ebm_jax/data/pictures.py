@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +15,7 @@ from ebm_jax.data.images import Images, reading, wrong
 from ebm_jax.data.memory import check_fits
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TRAIN, _TEST = "train", ("test", "validation", "valid", "val")
 _ALONE = ""  # the name of images that lie in no folder of a class
 
@@ -32,6 +34,11 @@ def read_pictures(folder: Path) -> tuple[Images, Images | None]:
     names = tuple(sorted({name for part in parts for name in part} - {_ALONE}))
     images = [_images(part, names, where) for part, where in zip(parts, folders, strict=True)]
     return images[0], images[1] if len(images) == 2 else None
+
+
+def open_image(source: Any) -> Image.Image:
+    """Opens an image of a known format. Pillow has others, of which EPS files are programs."""
+    return Image.open(source, formats=FORMATS)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -114,7 +121,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     with reading(file), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", "Corrupt EXIF data")  # viewers pass it over, too
-        with Image.open(file) as image:
+        with open_image(file) as image:
             if image.mode not in ("L", "RGB") or getattr(image, "n_frames", 1) > 1:
                 found = f"{file} has mode {image.mode}, or several frames"
                 raise wrong(found, "one frame of 8-bit grey (L) or RGB", "convert it by Pillow")

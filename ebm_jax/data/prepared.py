@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from ebm_jax.data.descriptions import MEND, Features, Part, read_features, read_parts
 from ebm_jax.data.images import DataError, Images, reading, wrong
 from ebm_jax.data.memory import check_fits, free_memory
-from ebm_jax.data.pictures import upright
+from ebm_jax.data.pictures import open_image, upright
 from ebm_jax.data.records import Records
 
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
@@ -116,7 +115,7 @@ def _decoded(where: str, channels: int, shape: Shape | None, number: int, encode
     """An image by Pillow, of a shape if one is given: the same pixels wherever this runs."""
     here = f"{where}, record {number},"
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(io.BytesIO(encoded)) as image:
             found, depth = (image.height, image.width, channels), image.mode
             if shape is None:
                 check_fits(here, math.prod(found))
