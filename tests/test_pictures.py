@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebm_jax.data import DataError, load, load_split
+from ebm_jax.data import DataError, load, load_split, pictures
 
 RNG = np.random.default_rng(3)
 # What EXIF's orientations 1 to 8 ask a viewer to do with the stored rows and columns
@@ -167,6 +167,16 @@ def test_a_folder_that_does_not_fit_is_refused_before_an_image_is_decoded(tmp_pa
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"takes 0.4 MB of memory .* expected at most the 0.4 MB"):
         load(tmp_path)
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    numbered(tmp_path, 1)
+    write(tmp_path / "2.png", np.zeros((500, 400), np.uint8))
+    turned = []
+    monkeypatch.setattr(pictures, "upright", lambda image: turned.append(image) or image)
+    with pytest.raises(DataError, match=r"2.png has shape \(500, 400, 1\), unlike 1.png"):
+        load(tmp_path)
+    assert len(turned) == 1
 
 
 def test_damaged_exif_data_are_passed_over_as_viewers_do(tmp_path):

@@ -276,6 +276,18 @@ def test_a_damaged_set_gets_one_sentence(damage, whole, tmp_path):
         assert message.endswith(".")
 
 
+@pytest.mark.parametrize("template", ["../{SPLIT}", "{outside}"])
+def test_record_files_outside_of_the_folder_are_refused_although_they_exist(
+    template, whole, tmp_path
+):
+    shutil.copytree(whole, tmp_path / "set")
+    shutil.copy(whole / TRAIN, tmp_path / "train")
+    template = template.replace("{outside}", str(tmp_path / "train"))
+    split("filepathTemplate", template)(tmp_path / "set")
+    with pytest.raises(DataError, match=r"names the file '.*train', expected one in"):
+        load(tmp_path / "set")
+
+
 def test_records_of_another_kind_are_refused_by_number(whole, tmp_path):
     """The images of the set under other names, and records that are no examples."""
     from array_record.python.array_record_module import ArrayRecordWriter
