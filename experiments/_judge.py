@@ -116,7 +116,7 @@ def classifier(train: Images, held_out: Images, *, seed: int) -> tuple[Embed, fl
 
 
 def pixel_features(pixels: Pixels) -> Outputs:
-    """The pixels themselves, in [-1, 1], for images without labels."""
+    """The pixels themselves, in [-1, 1], for images without labels or of one class."""
     return Outputs(to_unit(pixels[:]).reshape(len(pixels), -1), None)
 
 
@@ -127,7 +127,8 @@ def judge_images(
     n = min(len(samples), len(held_out.pixels), len(images.pixels))
     results: dict[str, float] = {"n": n}
     embed: Embed
-    if images.labels is None or held_out.labels is None:
+    labels = None if held_out.labels is None else images.labels
+    if labels is None or np.ptp(labels[:]) == 0:  # of one class nothing can be learned
         embed, name = pixel_features, "pixels"
     else:
         embed, accuracy = classifier(images, held_out, seed=seed)

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from benchmarks.metrics_worker import inception_weights
 from ebm_jax import metrics
-from ebm_jax.data import to_unit
+from ebm_jax.data import DataError, to_unit
 from experiments import evaluate
 from experiments._run import RunError
 
@@ -114,6 +114,15 @@ def test_copies_of_the_reference_are_found_out(files, tmp_path, capsys):
 def test_what_cannot_be_judged_gets_one_sentence(change, match, files, tmp_path):
     flags = {name: str(path) for name, path in files[0].items()} | change
     with pytest.raises((RunError, ValueError), match=match):
+        evaluate.main(features="pixels", out=str(tmp_path / "out.json"), **flags)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4" + bytes(99)])
+def test_a_damaged_reference_gets_one_sentence(content, files, tmp_path):
+    flags, *_ = files
+    flags["reference"].write_bytes(content)
+    flags = {name: str(path) for name, path in flags.items()}
+    with pytest.raises((RunError, DataError), match="is damaged or no archive"):
         evaluate.main(features="pixels", out=str(tmp_path / "out.json"), **flags)
 
 

@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, rel_entr, softmax
 
 from ebm_jax import metrics
+from ebm_jax.data import DataError
 from ebm_jax.metrics import (
     Moments,
     Statistics,
@@ -448,16 +449,67 @@ def test_statistics_of_two_protocols_are_not_compared():
     assert frechet_distance_of_statistics(one, Statistics(b, None)) == expected
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_covariances_of_few_rows_are_covariances_to_round_off(dtype, tmp_path):
+    """Of 20 rows of 60 features, 41 eigenvalues are 0 and come out as about -1e-8 in float32."""
+    x = (100 * normals(20, 60)).astype(dtype)
+    covariance = np.cov(x.T, dtype=dtype)
+    assert np.linalg.eigvalsh(covariance).min() < 0
+    for sigma in covariance, np.zeros((60, 60), dtype):
+        np.savez(tmp_path / "a.npz", mu=x.mean(0), sigma=sigma, n=20, protocol='{"a": 1}')
+        found = load_statistics(tmp_path / "a.npz").moments.covariance
+        np.testing.assert_array_equal(found, sigma)
+
+
+def test_statistics_that_do_not_fit_are_refused_unread(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", mu=np.ones(100), sigma=np.eye(100), other=np.ones(10**5))
+    monkeypatch.setattr("ebm_jax.data.memory.free_memory", lambda: 3 * 8 * (100 + 10_000))
+    with pytest.warns(UserWarning, match="does not say"):
+        load_statistics(tmp_path / "a.npz")
+    monkeypatch.setattr("ebm_jax.data.memory.free_memory", lambda: 3 * 8 * (100 + 10_000) - 1)
+    with pytest.raises(DataError, match=r"takes 0.2 MB of memory when it is read, expected"):
+        load_statistics(tmp_path / "a.npz")
+
+
+GOOD = {"mu": np.ones(2), "sigma": np.eye(2)}
+
+
 def test_files_that_hold_no_statistics_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     for contents, message in [
-        ({"mean": np.ones(2)}, r"found \['mean'\] in"),
+        ({"mean": np.ones(2)}, r"a.npz holds \['mean'\], expected an .npz with mu"),
+        ({"mu": ONE, "sigma": np.ones(3)}, r"mu of shape \(1, 2\) and sigma of shape \(3,\)"),
         ({"mu": np.ones(2), "sigma": np.ones(3)}, r"mu of shape \(2,\) and sigma of shape \(3,\)"),
+        ({"mu": np.ones(0), "sigma": np.ones((0, 0))}, r"mu of shape \(0,\)"),
         ({"mu": np.full(1, np.nan), "sigma": np.ones((1, 1))}, "numbers that are not finite"),
+        ({"mu": np.ones(2), "sigma": np.full((2, 2), np.inf)}, "numbers that are not finite"),
+        ({"mu": np.ones(2), "sigma": -np.eye(2)}, "negative eigenvalues"),
+        ({"mu": np.ones(2), "sigma": np.diag([1, -0.01])}, "negative eigenvalues"),
+        ({"mu": np.ones(2), "sigma": np.array([[1, 2], [2, 1]])}, "negative eigenvalues"),
+        ({"mu": np.ones(2), "sigma": np.array([[1, 0.1], [0, 1]])}, "not symmetric"),
+        ({"mu": np.ones(2), "sigma": np.eye(2) * 1j}, "sigma of dtype complex128"),
+        ({"mu": np.array(["1", "2"]), "sigma": np.eye(2)}, "mu of dtype <U1"),
+        ({"mu": np.array([{}, {}]), "sigma": np.eye(2)}, "mu of dtype object"),
+        (GOOD | {"n": 1}, "n = 1, expected a whole number of 2"),
+        (GOOD | {"n": -5}, "n = -5, expected a whole number of 2"),
+        (GOOD | {"n": 2.5}, "n = 2.5, expected a whole number of 2"),
+        (GOOD | {"n": np.ones(3, int)}, r"n = \[1 1 1\], expected a whole number of 2"),
+        (GOOD | {"protocol": "pixels"}, "a.npz cannot be read"),
+        (GOOD | {"protocol": "[1]"}, r"the protocol \[1\], expected an object of JSON"),
+        (GOOD | {"protocol": '{"a": {}}'}, r"the protocol .*, expected an object of JSON"),
+        ({"pool_3": np.ones((1, 3))}, "a.npz cannot be read .*2"),
+        ({"pool_3": np.full((5, 3), np.nan)}, "a.npz cannot be read .*finite"),
     ]:
         np.savez(path, **contents)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(DataError, match=message) as caught:
             load_statistics(path)
+        assert len(str(caught.value).splitlines()) == 1
+    for content in b"", b"hello", path.read_bytes()[:-40]:
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a.npz cannot be read .* expected an .npz with mu"):
+            load_statistics(path)
+    with pytest.raises(DataError, match=r"b.npz cannot be read \(No such file"):
+        load_statistics(tmp_path / "b.npz")
     with pytest.raises(ValueError, match="got the path stats: end it in"):
         save_statistics("stats", moments(normals(5, 2)), PROTOCOL)
     with pytest.raises(ValueError, match=r"got n=None and the protocol \{\}"):

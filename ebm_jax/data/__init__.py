@@ -18,9 +18,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
+from ebm_jax.data.descriptions import FEATURES, INFO
+from ebm_jax.data.fingerprints import fingerprint
+from ebm_jax.data.images import DataError, Images, to_uint8, to_unit, wrong
 from ebm_jax.data.named import PARSERS, is_name, prepare
-from ebm_jax.data.prepared import INFO, read_prepared
-from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
+from ebm_jax.data.prepared import read_prepared
+from ebm_jax.data.readers import read
 from ebm_jax.data.records import Records
 from ebm_jax.data.rows import Rows
 from ebm_jax.data.views import mirror, square
@@ -37,6 +40,7 @@ __all__ = [
     "Records",
     "Rows",
     "batch_indices",
+    "fingerprint",
     "load",
     "load_split",
     "mirror",
@@ -50,6 +54,9 @@ __all__ = [
 def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = None) -> Images:
     """Images to train on, of 2x2 pixels or more, with labels where the data has them.
 
+    Labels come as the numbers 0 to K - 1 of K classes, in the order of their sorted values, which
+    are `Images.names`. Training and test images are numbered together.
+
     Args:
         path: one of
             "digits": scikit-learn's 1,797 grey images of 8x8 (a folder so named is "./digits");
@@ -60,10 +67,13 @@ def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = Non
             an `.npz`: an array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3,
                 under a usual name (x_train, train_images, images, x, samples, data, pixels,
                 arr_0) or the only one so shaped. uint8 is taken as it is; floats as [-1, 1] if
-                any is negative, else as [0, 1]. Labels likewise, in whole numbers (y_train,
+                any image of the file has a negative value, test images included, else as
+                [0, 1] (`Images.values` says which). Labels are whole numbers or words (y_train,
                 train_labels, labels, y, targets, target, arr_1);
-            a folder of images, all of one size and all grey or all RGB, in the order of their
-                names and without labels; files with other suffixes are passed over;
+            a folder of images, all of one size and all grey or all RGB once turned as their
+                EXIF data ask: in the order of their names and without labels, or in one
+                subfolder per class; also folders "train" and "test" (or "val") of either.
+                Files with other suffixes and hidden ones are passed over;
             a folder with MNIST's idx files, gzipped or not, or one idx file of images; its
                 labels are found beside it.
         max_bytes: what the pixels of a prepared set may take in memory, its test images
@@ -86,8 +96,8 @@ def load_split(
     """Images to train on, and images held out to judge by; neither part is empty.
 
     A published test set is kept: MNIST's t10k files in the folder, x_test or test_images in an
-    `.npz`, the part "test" or else "validation" of a prepared set. Any other data is divided by
-    one fixed permutation, the same in every run.
+    `.npz`, the part "test" or else "validation" of a prepared set or a folder. Any other data
+    is divided by one fixed permutation, the same in every run.
 
     Args:
         path: as for `load`.
@@ -146,7 +156,7 @@ def _read(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[Images, 
         folder = prepare(str(path)) if is_first() else None
         wait_for_all("the data are prepared")  # once for all processes that share a disk
         return read_prepared(folder or prepare(str(path)), max_bytes)
-    prepared = os.path.exists(os.path.join(path, INFO))
+    prepared = any(os.path.exists(os.path.join(path, name)) for name in (INFO, FEATURES))
     return read_prepared(Path(path), max_bytes) if prepared else read(path)
 
 
@@ -159,4 +169,5 @@ def _take(images: Images, index: np.ndarray) -> Images:
     def some(values: Pixels) -> Pixels:  # of what lies on disk nothing is read yet
         return values.only(index) if isinstance(values, Records) else values[index]
 
-    return Images(some(images.pixels), None if images.labels is None else some(images.labels))
+    labels = None if images.labels is None else some(images.labels)
+    return images._replace(pixels=some(images.pixels), labels=labels)

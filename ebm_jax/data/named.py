@@ -7,6 +7,7 @@ TensorFlow; here they keep the addresses, checksums and description, and parse w
 """
 
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -16,15 +17,18 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ebm_jax.data.prepared import INFO, tensorflow_datasets
-from ebm_jax.data.readers import DataError, read_idx, wrong
+from ebm_jax.data.descriptions import INFO
+from ebm_jax.data.idx import read_idx
+from ebm_jax.data.images import DataError, reading, wrong
+from ebm_jax.data.pictures import open_image, upright
+from ebm_jax.data.prepared import tensorflow_datasets
 from ebm_jax.data.views import square
 
 Examples = Iterator[tuple[int | str, dict[str, Any]]]
@@ -62,7 +66,7 @@ def _celeb_a_examples(
         for name in sorted(name for name, [part] in parts.items() if part == file_id):
             image: Any = io.BytesIO(archive.read(entries[name]))
             if side is not None:
-                pixels = np.asarray(Image.open(image).convert("RGB"))
+                pixels = np.asarray(upright(open_image(image)).convert("RGB"))
                 image = Image.fromarray(square(pixels, side, CROPS["celeb_a"]))
             yield (
                 name,
@@ -118,10 +122,13 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     """
     if not is_name(name):
         raise wrong(f"'{name}' names no set", " ".join([*PARSERS, "celeb_a/64"]), "correct it")
-    builder = _builder(name)
-    folder = Path(builder.data_dir)
-    if (folder / INFO).exists():
+    folder = _folder(name)
+    if (folder / INFO).exists():  # its files are for `read_prepared` to judge
         return folder
+    if folder.exists():
+        found = f"{folder} is there without its {INFO}"
+        raise wrong(found, "a prepared set or no folder", "remove the folder and try again")
+    builder = _builder(name)
     with tempfile.TemporaryDirectory() as scratch:
         split = builder._split_generators
 
@@ -143,10 +150,17 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     return folder
 
 
+def _folder(name: str) -> Path:
+    """Where tensorflow-datasets keeps the set."""
+    version = tensorflow_datasets().builder_cls(_squares(name)[0]).VERSION
+    home = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(home).expanduser() / name / str(version)
+
+
 def _builder(name: str) -> Any:
     """tensorflow-datasets' own, but for the parser and, of squares, the size of the images."""
     tfds, (base, side) = tensorflow_datasets(), _squares(name)
-    home = os.environ.get("TFDS_DATA_DIR")  # None is the default
+    home = os.environ.get("TFDS_DATA_DIR") or None  # the default
     options: dict[str, Any] = {"data_dir": home, "file_format": "array_record"}
     if side is None:
         builder = tfds.builder(base, **options)
@@ -168,9 +182,6 @@ def _builder(name: str) -> Any:
     return builder
 
 
-SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.11.4
-
-
 class _LocalFiles:
     """Stands for the download manager: the published files lie in a folder."""
 
@@ -189,14 +200,45 @@ class _LocalFiles:
         unpacked = self.scratch / packed.name.removesuffix(".gz")
         if packed.name.endswith(".tar.gz"):
             with tarfile.open(packed) as archive:
-                archive.extractall(unpacked, **SAFELY)
+                _unpack(archive, packed, unpacked)
         else:
             with gzip.open(packed) as source, unpacked.open("wb") as target:
                 shutil.copyfileobj(source, target)
         return str(unpacked)
 
     def _find(self, url: Any) -> Path:
-        path = self.folder / self.infos[str(url)].filename
+        info = self.infos[str(url)]
+        path = self.folder / info.filename
         if not path.exists():
             raise wrong(f"{path} does not exist", f"a copy of {url}", "put it there")
+        _check_published(path, url, info.checksum)
         return path
+
+
+def _check_published(path: Path, url: object, checksum: str) -> None:
+    """Raises the `DataError` for a file that is damaged or of another set, by its checksum."""
+    with reading(path), path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != checksum:
+        expected = f"{checksum} as published at {url}"
+        raise wrong(f"{path} has the SHA-256 checksum {found}", expected, "download it again")
+
+
+def _unpack(archive: tarfile.TarFile, path: Path, folder: Path) -> None:
+    """Writes the files of an archive below a new folder; whatever else it holds is refused.
+
+    Python 3.11.4 and later have a filter for this, earlier versions have none.
+    """
+    for member in archive:
+        name = PurePosixPath(member.name)
+        if not (member.isreg() or member.isdir()) or name.is_absolute() or ".." in name.parts:
+            found = f"{path} holds {member.name!r}, a link or a path that leaves its folder"
+            raise wrong(found, "plain files", "download it again")
+        if member.isdir():
+            continue
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = archive.extractfile(member)
+        assert source is not None  # a regular file
+        with source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)

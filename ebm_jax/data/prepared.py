@@ -12,14 +12,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
-from ebm_jax.data.readers import Images, wrong
+from ebm_jax.data.descriptions import MEND, Features, Part, read_features, read_parts
+from ebm_jax.data.images import DataError, Images, reading, wrong
+from ebm_jax.data.memory import check_fits, free_memory
+from ebm_jax.data.pictures import open_image, upright
 from ebm_jax.data.records import Records
 
-INFO = "dataset_info.json"
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
-CGROUP = Path("/sys/fs/cgroup")
+UNKNOWN = -1  # the label of images whose class was not published
+
+Shape = tuple[int, int, int]
 
 
 def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, Images | None]:
@@ -31,92 +34,110 @@ def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, I
             is free. Where they take more they stay on disk, and so do their labels.
 
     Raises:
-        DataError: for files that are not array_record, or a set without images of one size;
-            of images on disk, when the record that differs is read.
+        DataError: for files that are damaged or not array_record, or a set without images of
+            one size; of images on disk, when the record that differs is read.
     """
-    builder = tensorflow_datasets().builder_from_directory(str(folder))
-    if builder.info.file_format.value != "array_record":
-        found = f"{folder} is stored as {builder.info.file_format.value}"
-        raise wrong(found, "array_record", "prepare it with file_format='array_record'")
-    if "image" not in builder.info.features:
-        found = f"{folder} has the features {sorted(builder.info.features)}"
-        raise wrong(found, "one named 'image'", "give a set of images")
-    splits = builder.info.splits
-    if "train" not in splits:
-        raise wrong(f"{folder} has the parts {sorted(splits)}", "'train'", "prepare it whole")
-    names = ["train", *[name for name in ("test", "validation") if name in splits][:1]]
-    parts = [_on_disk(folder, builder, name) for name in names]
+    tensorflow_datasets()
+    with reading(folder, "a prepared set", MEND):
+        shards, features = read_parts(folder), read_features(folder)
+    names = ["train", *[name for name in ("test", "validation") if name in shards][:1]]
+    paths = [path for name in names for path in shards[name].files]
+    files = tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
+    parts = [
+        _on_disk(f"{folder}, part '{name}'", shards[name], features)._replace(files=files)
+        for name in names
+    ]
     if max_bytes is None:
-        max_bytes = free_memory() // 2
+        max_bytes = free_memory() // jax.process_count() // 2
     if sum(math.prod(part.pixels.shape) for part in parts) <= max_bytes:
-        parts = [Images(part.pixels[:], part.labels and part.labels[:]) for part in parts]
+        parts = [
+            part._replace(pixels=part.pixels[:], labels=part.labels and part.labels[:])
+            for part in parts
+        ]
     return parts[0], parts[1] if len(parts) == 2 else None
 
 
-def free_memory() -> int:
-    """Bytes that this process may take: of the machine, or of its container if that has less.
-
-    Among several processes its share, as if all ran on this machine. What the container holds
-    in caches counts as taken, though it could be dropped.
-    """
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if (CGROUP / "memory.max").exists():
-        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
-        free = free if limit.strip() == "max" else min(free, int(limit) - int(used))
-    return max(free, 0) // jax.process_count()
-
-
-def _on_disk(folder: Path, builder: Any, name: str) -> Images:
-    """Unread images of a part, and labels where the set has whole numbers so named."""
-    where, features = f"{folder}, part '{name}'", dict(builder.info.features)
-    raw = tensorflow_datasets().decode.DeserializeMethod.RAW_BYTES
-    source = builder.as_data_source(name, deserialize_method=raw)
-    image, label = features["image"], features.get("label")
-    if image.shape[-1] not in MODES or image.np_dtype != np.uint8:
-        found = f"{where}, has images of shape {image.shape} and {image.np_dtype}"
-        raise wrong(found, "(h, w, 1) or (h, w, 3) and uint8", "convert it")
-    decode, encoded = partial(_decoded, where, image.shape[-1]), _reader(source, "image", image)
-    shape, everything = decode(0, encoded([0])[0]).shape, np.arange(len(source))
+def _on_disk(where: str, part: Part, features: Features) -> Images:
+    """Unread images of a part, and their labels where the set has them."""
+    fields = _fields(where, part)
+    decode = partial(_decoded, where, features.channels)
+    shape, everything = decode(None, 0, fields("image", [0])[0]).shape, np.arange(part.num_records)
 
     def read_images(numbers: list[int]) -> list[np.ndarray]:
-        images = list(map(decode, numbers, encoded(numbers)))
-        for number, pixels in zip(numbers, images, strict=True):
-            if pixels.shape != shape:
-                found = f"{where}, record {number}, has an image of shape {pixels.shape}"
-                mend = "resize them into a folder of images"
-                raise wrong(found, f"one size, {shape} as of record 0", mend)
-        return images
+        return list(map(partial(decode, shape), numbers, fields("image", numbers)))
 
     pixels = Records(read_images, everything, shape, np.uint8)
-    if label is None or label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
+    if features.num_classes is None or fields("label", [0]) == [UNKNOWN]:
         return Images(pixels, None)
-    return Images(pixels, Records(_reader(source, "label", label), everything, (), np.int32))
+    num_classes = features.num_classes
+
+    def read_labels(numbers: list[int]) -> list[int]:
+        labels = fields("label", numbers)
+        for number, label in zip(numbers, labels, strict=True):
+            if not 0 <= label < num_classes:
+                found = f"{where}, record {number}, has the label {label}"
+                raise wrong(found, f"0 to {num_classes - 1}", MEND)
+        return labels
+
+    return Images(pixels, Records(read_labels, everything, (), np.int32), features.names)
 
 
-def _reader(source: Any, name: str, feature: Any) -> Callable[[list[int]], list[Any]]:
-    """Of one field of some records, in which no other is looked at; images as encoded."""
-    tfds = tensorflow_datasets()
-    alone = tfds.features.FeaturesDict({name: feature})
-    decoders = {"image": tfds.decode.SkipDecoding()} if name == "image" else None
+def _fields(where: str, part: Part) -> Callable[[str, list[int]], list[Any]]:
+    """A function that returns one field of some records; images stay encoded."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from tensorflow_datasets.proto import tf_example_pb2
 
-    def read(numbers: list[int]) -> list[Any]:
-        records = source.__getitems__(numbers)
-        return [alone.deserialize_example_np(record, decoders=decoders)[name] for record in records]
+    with reading(where, "whole record files", MEND):
+        source = ArrayRecordDataSource([str(file) for file in part.files])
+    if len(source) != part.num_records:
+        raise wrong(
+            f"{where}, has {len(source)} records", f"{part.num_records}, as described", MEND
+        )
+
+    def field(name: str, number: int, record: bytes) -> Any:
+        entries = tf_example_pb2.Example.FromString(record).features.feature
+        kind = "bytes_list" if name == "image" else "int64_list"
+        values = getattr(entries[name], kind).value if name in entries else []
+        if len(values) != 1:
+            found = f"{where}, record {number}, has {len(values)} values of '{name}'"
+            raise wrong(found, "1", MEND)
+        return values[0]
+
+    def read(name: str, numbers: list[int]) -> list[Any]:
+        with reading(f"{where}, records {numbers[0]} to {numbers[-1]},", "whole records", MEND):
+            records = source.__getitems__(numbers)
+            return [field(name, *pair) for pair in zip(numbers, records, strict=True)]
 
     return read
 
 
-def _decoded(where: str, channels: int, number: int, encoded: bytes) -> np.ndarray:
-    """An image by Pillow, whose pixels are the same wherever this runs."""
+def _decoded(where: str, channels: int, shape: Shape | None, number: int, encoded: bytes) -> Any:
+    """An image by Pillow, of a shape if one is given: the same pixels wherever this runs."""
+    here = f"{where}, record {number},"
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.asarray(image.convert(MODES[channels]))
+        with open_image(io.BytesIO(encoded)) as image:
+            found, depth = (image.height, image.width, channels), image.mode
+            if shape is None:
+                check_fits(here, math.prod(found))
+            elif math.prod(found) != math.prod(shape):
+                raise _other_size(here, found, shape)
+            if depth[0] in "IF":
+                raise wrong(f"{here} has pixels of mode {depth}", "8 bits per channel", MEND)
+            pixels = np.asarray(upright(image).convert(MODES[channels]))
+    except DataError:
+        raise
     except Exception as error:  # decoders of foreign bytes raise almost anything
-        found = f"{where}, record {number}, cannot be decoded ({error})"
-        raise wrong(found, "a whole image", "prepare the set again") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+        found_here = f"{here} cannot be decoded ({error})"
+        raise wrong(found_here, "a whole image", MEND) from error
+    pixels = pixels.reshape(*pixels.shape[:2], channels)
+    if shape is not None and pixels.shape != shape:
+        raise _other_size(here, pixels.shape, shape)
+    return pixels
+
+
+def _other_size(here: str, found: tuple[int, ...], shape: Shape) -> DataError:
+    mend = "resize them into a folder of images"
+    return wrong(f"{here} has an image of shape {found}", f"one size, {shape} as of record 0", mend)
 
 
 def tensorflow_datasets() -> Any:

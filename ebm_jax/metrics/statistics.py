@@ -12,16 +12,23 @@ too; what they do not say is None, with a warning.
 """
 
 import json
+import math
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ebm_jax.data.arrays import read_array, read_headers
+from ebm_jax.data.images import reading, wrong
+from ebm_jax.data.memory import check_fits
 from ebm_jax.metrics.frechet import frechet_distance_of_moments
 from ebm_jax.metrics.moments import Moments, moments_for
 
+_EXPECTED = "an .npz with mu and sigma, or with features under pool_3"
+_ROUND_OFF = 1e-5  # of a covariance in float32, relative to its largest entry or its trace
 Protocol = Mapping[str, str | int | float | bool | None]
 
 
@@ -62,22 +69,22 @@ def save_statistics(path: str | Path, moments: Moments, protocol: Protocol) -> N
 def load_statistics(path: str | Path) -> Statistics:
     """Read what `save_statistics` wrote, or a file of another package.
 
+    Sizes are compared with the memory that is free before anything is read.
+
     Raises:
-        ValueError: for a file without mu and sigma, or where they do not fit together.
+        DataError: for a file that is damaged or has no mu and sigma, where they do not fit
+            together, or where sigma is no covariance: symmetric, without negative eigenvalues.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "pool_3" in file:
-            moments = moments_for("load_statistics", file["pool_3"].astype(np.float32))
-        elif "mu" in file and "sigma" in file:
-            n = int(file["n"]) if "n" in file else None
-            moments = Moments(n, file["mu"].astype(np.float64), file["sigma"].astype(np.float64))
+    path = Path(path)
+    with reading(path, _EXPECTED, "give another file or save it again"):
+        arrays = _read_arrays(path)
+        if "pool_3" in arrays:
+            moments = moments_for("load_statistics", arrays["pool_3"].astype(np.float32))
         else:
-            raise ValueError(
-                f"`load_statistics` found {sorted(file)} in {path}: "
-                "give a file with mu and sigma, or with features under pool_3."
-            )
-        protocol = json.loads(str(file["protocol"])) if "protocol" in file else None
-    _check_moments(path, moments)
+            mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
+            moments = Moments(_count(path, arrays.get("n")), mean, covariance)
+        protocol = _protocol(path, arrays.get("protocol"))
+        _check_moments(path, moments)
     unknown = [word for word, value in (("n", moments.n), ("protocol", protocol)) if value is None]
     if unknown:
         warnings.warn(
@@ -107,14 +114,62 @@ def frechet_distance_of_statistics(a: Statistics, b: Statistics) -> float:
     return frechet_distance_of_moments(a.moments, b.moments)
 
 
-def _check_moments(path: str | Path, moments: Moments) -> None:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Those arrays that `load_statistics` knows, after their headers."""
+    with zipfile.ZipFile(path) as archive:
+        headers = read_headers(archive, path)
+        names = ["pool_3"] if "pool_3" in headers else ["mu", "sigma"]
+        if not set(names) <= set(headers):
+            raise wrong(f"{path} holds {sorted(headers)}", _EXPECTED, "give another file")
+        for name in names:
+            if headers[name].dtype.kind not in "fiu":
+                found = f"{path} has {name} of dtype {headers[name].dtype}"
+                raise wrong(found, "real numbers", "save it again")
+        names += [name for name in ("n", "protocol") if name in headers]
+        sizes = [math.prod(headers[name].shape) * headers[name].dtype.itemsize for name in names]
+        check_fits(path, 3 * sum(sizes))  # as they are, in float64, and to be checked
+        return {name: read_array(archive, name) for name in names}
+
+
+def _count(path: Path, n: np.ndarray | None) -> int | None:
+    if n is None:
+        return None
+    if n.shape != () or n.dtype.kind not in "iu" or n < 2:
+        raise wrong(f"{path} has n = {n}", "a whole number of 2 or more", "save it again")
+    return int(n)
+
+
+def _protocol(path: Path, text: np.ndarray | None) -> Protocol | None:
+    if text is None:
+        return None
+    protocol = json.loads(str(text))
+    kinds = str | int | float | bool | None
+    if not (isinstance(protocol, dict) and all(isinstance(v, kinds) for v in protocol.values())):
+        found = f"{path} has the protocol {text!s:.60}"
+        raise wrong(found, "an object of JSON with plain values", "save it again")
+    return protocol
+
+
+def _check_moments(path: Path, moments: Moments) -> None:
     mean, covariance = moments.mean, moments.covariance
-    if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
-        raise ValueError(
-            f"`load_statistics` found mu of shape {mean.shape} and sigma of shape "
-            f"{covariance.shape} in {path}, expected (d,) and (d, d): the file is damaged."
-        )
+    if mean.ndim != 1 or not mean.size or covariance.shape != (mean.size, mean.size):
+        found = f"{path} has mu of shape {mean.shape} and sigma of shape {covariance.shape}"
+        raise wrong(found, "(d,) and (d, d)", "save it again")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError(
-            f"`load_statistics` found numbers that are not finite in {path}: the file is damaged."
+        raise wrong(
+            f"{path} has numbers that are not finite", "mean and covariance", "save it again"
         )
+    trace, asymmetry = np.trace(covariance), np.abs(covariance - covariance.T).max()
+    if asymmetry > _ROUND_OFF * np.abs(covariance).max() or not _is_positive(covariance, trace):
+        found = f"{path} has a sigma that is not symmetric or has negative eigenvalues"
+        raise wrong(found, "a covariance", "save it again")
+
+
+def _is_positive(covariance: np.ndarray, trace: float) -> bool:
+    """Whether no eigenvalue is below -_ROUND_OFF of their sum, by a Cholesky factor."""
+    shift = _ROUND_OFF * trace + np.finfo(np.float64).tiny  # so that zero is a covariance
+    try:
+        np.linalg.cholesky(covariance + shift * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -1,0 +1,35 @@
+"""Free memory, which the size of a set of images is compared with before it is read."""
+
+import os
+from pathlib import Path
+
+from ebm_jax.data.images import wrong
+
+MACHINE = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int:
+    """Returns the bytes that may be taken, of the machine or of its container if that has less.
+
+    A system that does not report what is free counts as half free. Caches that a container
+    holds count as taken, although the system could drop them.
+    """
+    if MACHINE.exists():
+        words = MACHINE.read_text().partition("MemAvailable:")[2].split(maxsplit=1)
+        free = int(words[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if (CGROUP / "memory.max").exists():
+        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        free = free if limit.strip() == "max" else min(free, int(limit) - int(used))
+    return max(free, 0)
+
+
+def check_fits(where: object, num_bytes: int) -> None:
+    """Raises the `DataError` for a file that takes more memory than is free once it is read."""
+    free = free_memory()
+    if num_bytes > free:
+        found = f"{where} takes {num_bytes / 1e6:,.1f} MB of memory when it is read"
+        mend = "take fewer images, or prepare them as array_record, which stays on disk"
+        raise wrong(found, f"at most the {free / 1e6:,.1f} MB that are free", mend)

@@ -1,0 +1,128 @@
+"""Folders of image files, in which subfolders are classes."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ebm_jax.data.arrays import as_pixels
+from ebm_jax.data.images import Images, reading, wrong
+from ebm_jax.data.memory import check_fits
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TRAIN, _TEST = "train", ("test", "validation", "valid", "val")
+_ALONE = ""  # the name of images that lie in no folder of a class
+
+Classes = dict[str, list[Path]]
+
+
+def read_pictures(folder: Path) -> tuple[Images, Images | None]:
+    """The images of a folder; those of its folders "train" and "test" where it has both."""
+    found = _classes(folder)
+    test = [name for name in _TEST if name in found]
+    if _TRAIN in found and test and set(found) <= {_TRAIN, *_TEST}:
+        folders = [folder / _TRAIN, folder / test[0]]
+        parts = [_classes(part) for part in folders]
+    else:
+        folders, parts = [folder], [found]
+    names = tuple(sorted({name for part in parts for name in part} - {_ALONE}))
+    images = [_images(part, names, where) for part, where in zip(parts, folders, strict=True)]
+    return images[0], images[1] if len(images) == 2 else None
+
+
+def open_image(source: Any) -> Image.Image:
+    """Opens an image of a known format. Pillow has others, of which EPS files are programs."""
+    return Image.open(source, formats=FORMATS)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as viewers show it: turned or mirrored as the EXIF data of a camera ask."""
+    return ImageOps.exif_transpose(image)
+
+
+def _classes(folder: Path) -> Classes:
+    """Files of images by the name of their subfolder, in order of their names."""
+    found: Classes = {}
+    for entry in _entries(folder):
+        name = entry.name if entry.is_dir() else _ALONE
+        if files := list(_files(entry, (folder.resolve(),))):
+            found.setdefault(name, []).extend(files)
+    if not found:
+        expected = f"files in it ({' '.join(SUFFIXES)}) or MNIST's train-images-idx3-ubyte.gz"
+        raise wrong(f"{folder} holds no images", expected, "give the very folder that does")
+    if _ALONE in found and len(found) > 1:
+        alone, below = len(found[_ALONE]), sum(map(len, found.values())) - len(found[_ALONE])
+        count = f"{alone} images beside {len(found) - 1} folders that hold {below}"
+        mend = "move the images or the folders elsewhere"
+        raise wrong(f"{folder} holds {count}", "images alone or one folder per class", mend)
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    with reading(folder):
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _files(entry: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The images that a file or a folder holds, at any depth; links are followed."""
+    if entry.is_dir():
+        if entry.resolve() in above:
+            found = f"{entry} is a link to a folder that it lies in"
+            raise wrong(found, "folders without loops", "remove the link")
+        for inner in _entries(entry):
+            yield from _files(inner, (*above, entry.resolve()))
+    elif entry.is_symlink() and not entry.exists():
+        found = f"{entry} is a link to {entry.readlink()}, which does not exist"
+        raise wrong(found, "files that can be read", "mount what it points to or remove it")
+    elif entry.suffix.lower() in SUFFIXES:
+        if not entry.is_file():
+            raise wrong(f"{entry} is no regular file", "an image", "remove or rename it")
+        yield entry
+
+
+def _images(classes: Classes, names: tuple[str, ...], folder: Path) -> Images:
+    pixels = _pixels([file for files in classes.values() for file in files], folder)
+    if _ALONE in classes:
+        return Images(pixels, None)
+    numbers = [names.index(name) for name in classes]
+    labels = np.repeat(np.array(numbers, np.int32), [len(files) for files in classes.values()])
+    return Images(pixels, labels, names)
+
+
+def _pixels(files: list[Path], folder: Path) -> np.ndarray:
+    """All images in one array, after the sizes in their headers."""
+    pixels = np.empty(0, np.uint8)
+    for i, file in enumerate(files):
+        with _opened(file) as image:
+            shape = (image.height, image.width, len(image.getbands()))
+            if i == 0:
+                check_fits(folder, len(files) * math.prod(shape))
+            if i == 0 or math.prod(shape) == pixels[0].size:  # else it is refused unread
+                turned = upright(image)
+                shape = (turned.height, turned.width, shape[2])
+                values = np.asarray(turned).reshape(shape)
+        if i == 0:
+            pixels = np.empty((len(files), *shape), np.uint8)
+        if shape != pixels.shape[1:]:
+            found = f"{file} has shape {shape}, unlike {files[0].name} of {pixels.shape[1:]}"
+            raise wrong(found, "one size and all grey or all RGB", "resize or convert it")
+        pixels[i] = values
+    return as_pixels(pixels, str(folder))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    with reading(file), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", "Corrupt EXIF data")  # viewers pass it over, too
+        with open_image(file) as image:
+            if image.mode not in ("L", "RGB") or getattr(image, "n_frames", 1) > 1:
+                found = f"{file} has mode {image.mode}, or several frames"
+                raise wrong(found, "one frame of 8-bit grey (L) or RGB", "convert it by Pillow")
+            yield image
