@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 
 
 def images(problem: Problem) -> np.ndarray:
-    """Smooth colour gradients in [-1, 1], (batch, 32, 32, 3)."""
+    """Smooth color gradients in [-1, 1], (batch, 32, 32, 3)."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-1, 1, (problem.batch, 2, 2, 3))
     ramp = np.stack([np.linspace(1, 0, 32), np.linspace(0, 1, 32)])

@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     scale: float = 0.35
 
     def means(self) -> np.ndarray:
-        """The centres of the Gaussians, of shape (8, 2)."""
+        """The centers of the Gaussians, of shape (8, 2)."""
         angles = np.arange(8) * np.pi / 4
         return (self.radius * np.stack([np.cos(angles), np.sin(angles)], -1)).astype(np.float32)
 

@@ -16,7 +16,7 @@ from benchmarks.harness import Job, serve
 
 SEED = 2020  # of subsets and shuffles, where both implementations draw the same
 BATCH = 32  # images in a call of a network
-NORMALISATION = {  # entries of a batch normalisation, and the range to draw each of them from
+NORMALISATION = {  # entries of a batch normalization, and the range to draw each of them from
     "weight": (0.8, 1.2),
     "bias": (-0.2, 0.2),
     "running_mean": (-0.2, 0.2),
@@ -59,7 +59,7 @@ def logits(problem: Problem) -> np.ndarray:
 
 
 def images(problem: Problem) -> np.ndarray:
-    """Noise of 32x32 pixels in three colours, uint8."""
+    """Noise of 32x32 pixels in three colors, uint8."""
     return np.random.default_rng(0).integers(0, 256, (problem.n, 32, 32, 3)).astype(np.uint8)
 
 

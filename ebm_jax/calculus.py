@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_count, check_positive
+from ebm_jax._checks import check_count, check_positive
 from ebm_jax.types import DenoiseFn, EnergyFn, Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
 
 

@@ -6,7 +6,7 @@
     classifier softmax f(x)               E(x, y) = -f(x)_y,  E(x) = -log sum_y exp f(x)_y
 
 Read as logic (arXiv:2004.06030) a product is "and", a mixture "or", and a product with a
-negative weight "and not". None of these is normalised, and a product with a negative weight
+negative weight "and not". None of these is normalized, and a product with a negative weight
 may have no finite log Z.
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ebm_jax.checks import check_positive
+from ebm_jax._checks import check_positive
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 
@@ -53,7 +53,7 @@ def mixture(
 ) -> EnergyFn:
     """The energy -log sum_k w_k exp(-E_k - log Z_k) of a mixture: low where any is low.
 
-    Without `log_zs` the weights are those of the unnormalised densities: component k has
+    Without `log_zs` the weights are those of the unnormalized densities: component k has
     the share w_k Z_k / sum_j w_j Z_j of the mass, whatever was meant. With them it has
     the share w_k / sum_j w_j, and the mixture's own log Z is log sum_j w_j.
 

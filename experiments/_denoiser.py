@@ -1,6 +1,6 @@
 """What experiments on images share: training a denoiser, drawing from it, the pictures.
 
-Pixels are dequantised afresh at every step (`evidence.dequantise`), so that the data have a
+Pixels are dequantized afresh at every step (`likelihood.dequantize`), so that the data have a
 density and a likelihood in bits a dimension means something.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree, UInt8
 
-from ebm_jax import evidence, losses, noise, samplers
+from ebm_jax import likelihood, losses, noise, samplers
 from ebm_jax.data import Images, Pixels, Rows, batch_indices, to_uint8, to_unit
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.nets.precondition import RawFn
@@ -57,7 +57,7 @@ def train_denoiser(
         wrap: makes a denoiser of that, such as `nets.precondition.edm`.
         objective: objective(denoise_fn, key, x, sigma), one of `losses`.
         level: the noise level of a u that is uniform on [0, 1).
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
         ema_decay: decay of the parameters' moving average.
@@ -82,7 +82,7 @@ def train_denoiser(
     def loss(params: PyTree, key: PRNGKey, example: tuple[Array, Scalar]) -> Scalar:
         pixels, sigma = example
         key_pixels, key_noise = jax.random.split(key)
-        x = evidence.dequantise(key_pixels, pixels)
+        x = likelihood.dequantize(key_pixels, pixels)
         return objective(denoiser(params), key_noise, x, sigma)
 
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, num_steps // 20, num_steps)
@@ -167,7 +167,7 @@ def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray)
     def by_level(params: PyTree, pixels: Array) -> Array:
         def one(sigma: Scalar, index: Array, pixels: Array) -> Scalar:
             key_pixels, key = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
-            x = evidence.dequantise(key_pixels, pixels)
+            x = likelihood.dequantize(key_pixels, pixels)
             return losses.noise_conditional(denoiser(params), key, x, sigma)
 
         index = jnp.arange(len(pixels))
@@ -231,11 +231,11 @@ def flow_bits(
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, key_probes = jax.random.split(key)
-        found = evidence.estimated_flow_log_density(
-            denoise_fn, key_probes, evidence.dequantise(key_pixels, image), sigma_min=sigma_min,
+        found = likelihood.estimated_flow_log_density(
+            denoise_fn, key_probes, likelihood.dequantize(key_pixels, image), sigma_min=sigma_min,
             sigma_max=sigma_max, num_probes=num_probes, rtol=1e-4, atol=1e-4,
         )  # fmt: skip
-        return jnp.asarray(evidence.bits_per_dimension(found.value, image.size, cell_width=CELL))
+        return jnp.asarray(likelihood.bits_per_dimension(found.value, image.size, cell_width=CELL))
 
     return bits
 

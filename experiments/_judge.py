@@ -24,7 +24,7 @@ from ebm_jax.types import PRNGKey, Scalar
 WIDTH = 32  # features of the classifier
 MOST_NEIGHBOURS = 10_000  # rows for precision and its like, as usual: they depend on n
 MOST_IMAGES = 60_000  # that are looked at as they are, all at once: those of MNIST
-LEAST = 8  # rows for what looks at neighbours or at subsets
+LEAST = 8  # rows for what looks at neighbors or at subsets
 
 
 class Outputs(NamedTuple):
@@ -73,7 +73,7 @@ def class_figures(x: Outputs) -> dict[str, float]:
 
 
 def classifier(train: Images, held_out: Images, *, seed: int) -> tuple[Embed, float]:
-    """Train a 3-layer classifier on labelled images; its outputs, and held-out accuracy.
+    """Train a 3-layer classifier on labeled images; its outputs, and held-out accuracy.
 
     The features are the WIDTH activations before the logits.
     """
@@ -143,7 +143,7 @@ def judge_images(
         results |= {f"{figure} ({name}), {who}": value for figure, value in found.items()}
     results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
     compared = samples[:n], held_out.pixels[:n], images.pixels[:MOST_IMAGES]
-    near = jax.jit(metrics.memorisation)(*(jnp.asarray(to_unit(pixels)) for pixels in compared))
+    near = jax.jit(metrics.memorization)(*(jnp.asarray(to_unit(pixels)) for pixels in compared))
     results["median distance to the training set, samples"] = float(near.samples)
     results["median distance to the training set, held out"] = float(near.held_out)
     results["distance to the training set, samples / held out"] = float(near.ratio)

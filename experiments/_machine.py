@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import jax
 from tyro.conf import OmitArgPrefixes
 
-from ebm_jax import processes, sharding
+from ebm_jax import distributed, sharding
 
 SECONDS_FOR_OTHERS = 5.0  # to end by themselves, before the first process does
 
@@ -56,7 +56,7 @@ class Machine:
             raise RunError(f"--accumulate got {self.accumulate}: give at least 1.")
         try:
             shape = sharding.mesh_shape(self.mesh) if self.mesh else None
-            count = processes.join(self.coordinator, self.num_processes, self.process_id)
+            count = distributed.join(self.coordinator, self.num_processes, self.process_id)
             sharding.use_all_cores(-(-sharding.size(shape) // count) if shape else None)
             if shape or count > 1:
                 sharding.use_mesh(shape)
@@ -123,7 +123,7 @@ def on_machine(main: Callable[..., None]) -> Callable[..., None]:
         main(**options)
         if (machine.accumulate > 1 or machine.profile) and not TRAINED.get():
             say("--accumulate and --profile did nothing: this experiment trains in its own way")
-        processes.wait_for_all("the end")
+        distributed.wait_for_all("the end")
 
     last = Parameter("machine", Parameter.KEYWORD_ONLY, default=ALONE, annotation=kind)
     vars(run)["__signature__"] = signature(main).replace(parameters=[*own, last])
@@ -134,7 +134,7 @@ def on_machine(main: Callable[..., None]) -> Callable[..., None]:
 
 def say(line: str) -> None:
     """Print a line for people, once for all processes."""
-    if processes.is_first():
+    if distributed.is_first():
         print(line, flush=True)
 
 

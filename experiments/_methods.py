@@ -73,7 +73,7 @@ class Method(NamedTuple):
 
     Attributes:
         setup: how it trains.
-        num_steps: optimisation steps at an effort of 1.
+        num_steps: optimization steps at an effort of 1.
         chains: whether training runs Markov chains.
     """
 

@@ -124,11 +124,11 @@ def level_losses(run: Run) -> Figure:
     last = run.rows()[-1]
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes = figure.subplots()
-    for name, colour in (("train", "#225588"), ("held_out", "#cc6622")):
+    for name, color in (("train", "#225588"), ("held_out", "#cc6622")):
         prefix = f"{name}_loss_at_"
         points = [(float(k.removeprefix(prefix)), float(v)) for k, v in last.items() if prefix in k]
         axes.loglog(
-            *zip(*points, strict=True), "o-", ms=3, color=colour, label=name.replace("_", "-")
+            *zip(*points, strict=True), "o-", ms=3, color=color, label=name.replace("_", "-")
         )
     axes.set(xlabel="noise level sigma", ylabel="loss")
     axes.legend(frameon=False)
@@ -138,7 +138,7 @@ def level_losses(run: Run) -> Figure:
 def plane(
     values: Float[ndarray, " cells"], half_width: float
 ) -> tuple[Float[ndarray, "n n"], tuple[float, float, float, float]]:
-    """Values on `evidence.square_grid` as an image for `imshow`, and its extent."""
+    """Values on `likelihood.square_grid` as an image for `imshow`, and its extent."""
     side = round(len(values) ** 0.5)
     extent = (-half_width, half_width, -half_width, half_width)
     return np.asarray(values).reshape(side, side).T[::-1], extent

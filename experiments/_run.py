@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ebm_jax.checkpoints import CheckpointError
 from ebm_jax.data import DataError
-from ebm_jax.processes import JoinError, is_first, wait_for_all
+from ebm_jax.distributed import JoinError, is_first, wait_for_all
 from ebm_jax.training import TrainingDiverged
 from experiments._machine import MACHINE, RunError, end, on_machine, say
 

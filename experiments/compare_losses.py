@@ -4,7 +4,7 @@
     python -m experiments.compare_losses --data moons --only "denoising" "persistent CD"
 
 Laws are smoothed by sigma = .1, so that all losses have the same thing to learn and its
-density exists. One network, one optimiser, several seeds trained side by side on all cores;
+density exists. One network, one optimizer, several seeds trained side by side on all cores;
 a row gives means over seeds and 95% intervals (Student's t):
 
 - KL(law || model) in nats, by quadrature: the judge;
@@ -28,7 +28,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import evidence, losses, metrics, targets
+from ebm_jax import likelihood, losses, metrics, targets
 from ebm_jax.calculus import score_from_energy
 from ebm_jax.nets import EnergyMLP
 from ebm_jax.noise import example_keys
@@ -176,7 +176,7 @@ def make_judge(problem: Problem, name: str) -> tuple[Any, Array]:
     assert law.score is not None
     energy_of_law, score_of_law = law.energy, law.score
     on_grid: dict[str, Any] = {"half_width": HALF_WIDTH, "num_points": CELLS}
-    points = evidence.square_grid(HALF_WIDTH, CELLS)
+    points = likelihood.square_grid(HALF_WIDTH, CELLS)
     nearest, count = regions(problem, name)
     data_keys = example_keys(jax.random.key(77), jnp.arange(2000))
     data = jax.jit(jax.vmap(law.draw))(data_keys)
@@ -187,12 +187,12 @@ def make_judge(problem: Problem, name: str) -> tuple[Any, Array]:
         cell = (2 * HALF_WIDTH / CELLS) ** 2
         return jax.ops.segment_sum(cell * jnp.exp(log_p), where, num_segments=count)
 
-    log_law = jax.jit(partial(evidence.log_density_on_grid, energy_of_law, **on_grid))()
+    log_law = jax.jit(partial(likelihood.log_density_on_grid, energy_of_law, **on_grid))()
     truth = jax.jit(masses)(log_law)
 
     def judge(params: PyTree, index: Array) -> tuple[dict[str, Scalar], Array]:
         energy = problem.energy(params)
-        log_p = evidence.log_density_on_grid(energy, **on_grid)
+        log_p = likelihood.log_density_on_grid(energy, **on_grid)
         key_cell, key_place = jax.random.split(jax.random.fold_in(jax.random.key(78), index))
         total = jnp.cumsum(jnp.exp(log_p))
         cells = jnp.searchsorted(total, total[-1] * jax.random.uniform(key_cell, (2000,)))
@@ -200,7 +200,7 @@ def make_judge(problem: Problem, name: str) -> tuple[Any, Array]:
         drawn = points[cells] + side * (jax.random.uniform(key_place, (2000, 2)) - 0.5)
         gap = partial(losses.fisher_divergence, score_from_energy(energy), score_of_law)
         figures = {
-            "KL": evidence.kl_on_grid(energy_of_law, energy, **on_grid),
+            "KL": likelihood.kl_on_grid(energy_of_law, energy, **on_grid),
             "squared MMD": metrics.squared_mmd(drawn, data, bandwidth=bandwidth),
             "Fisher divergence": jnp.mean(jax.vmap(gap)(data)),
             "weights": jnp.max(jnp.abs(masses(log_p) - truth)),
@@ -214,10 +214,10 @@ def regions(problem: Problem, name: str) -> tuple[Any, int]:
     """The mode that a point is nearest to, as its number, and how many there are."""
     if name == "checkerboard":
         cells = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
-        centres = 2.0 * jnp.array(cells, jnp.float32) - 3
+        centers = 2.0 * jnp.array(cells, jnp.float32) - 3
     elif name == "eight_gaussians":
         angles = jnp.arange(8.0) * jnp.pi / 4
-        centres = 2.83 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+        centers = 2.83 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
     elif name == "moons":
         half = jnp.linspace(0, jnp.pi, 64)
         arc = 2 * jnp.stack([jnp.cos(half), jnp.sin(half)], -1)
@@ -225,8 +225,8 @@ def regions(problem: Problem, name: str) -> tuple[Any, int]:
         arcs = jnp.concatenate([arc - shift, -arc + jnp.array([1.0, 0.8])])
         return lambda x: jnp.argmin(jnp.sum((arcs - x) ** 2, -1)) // 64, 2
     else:  # rings by radius, spirals by arm are quadrants enough
-        centres = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    return lambda x: jnp.argmin(jnp.sum((centres - x) ** 2, -1)), len(centres)
+        centers = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    return lambda x: jnp.argmin(jnp.sum((centers - x) ** 2, -1)), len(centers)
 
 
 def summary(figures: dict[str, Array]) -> dict[str, float]:

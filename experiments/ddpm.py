@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from ebm_jax import evidence, losses, noise, samplers
+from ebm_jax import likelihood, losses, noise, samplers
 from ebm_jax.data import load_split
 from ebm_jax.nets import ConvScore
-from ebm_jax.samplers.guidance import clamped
+from ebm_jax.guidance import clamped
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 from experiments._denoiser import (
     draw_images,
@@ -58,7 +58,7 @@ def main(
     Args:
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/ddpm by default. The same command resumes it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
         ema_decay: decay of the parameters' moving average, which samples use.
@@ -111,7 +111,7 @@ def main(
         mean, error = over_images(
             bound_in_bits(denoise, sigmas), held_out.pixels, num_likelihoods, seed + 3
         )
-    for name, m, e in zip(("bound", *evidence.VariationalBound._fields), mean, error, strict=True):
+    for name, m, e in zip(("bound", *likelihood.VariationalBound._fields), mean, error, strict=True):
         results[f"bits a dimension, {name}"] = float(m)
         results[f"its standard error, {name}"] = float(e)
     with run.clock("judge"):
@@ -132,7 +132,7 @@ def bound_in_bits(
     def measure(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Array:
         x = (2 * image.astype(jnp.float32) - 255) / 255
         parts = jnp.stack(
-            evidence.variational_bound(denoise_fn, key, x, sigmas, evidence.log_discretised_normal)
+            likelihood.variational_bound(denoise_fn, key, x, sigmas, likelihood.log_discretized_normal)
         )
         nats = jnp.concatenate([jnp.sum(parts)[None], parts])
         return nats / (image.size * jnp.log(2.0))

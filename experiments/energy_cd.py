@@ -82,7 +82,7 @@ def main(
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/energy_cd-<preset> by default.
         preset: which of `ebm_jax.recipes`, with the changes to it that are printed.
-        num_steps: optimisation steps; the learning rate falls to 0 by a cosine.
+        num_steps: optimization steps; the learning rate falls to 0 by a cosine.
         channels: channels of the energy's layers, each of which halves the sides.
         ema_decay: decay of the parameters' moving average, which is judged.
         sample_steps: Langevin steps of a sample, from uniform noise.
@@ -192,7 +192,7 @@ def advance(
 
 
 def optimizer_of(recipe: ChainRecipe, num_steps: int) -> optax.GradientTransformation:
-    """The recipe's optimiser, with a learning rate that falls to 0 by a cosine."""
+    """The recipe's optimizer, with a learning rate that falls to 0 by a cosine."""
     rate = optax.cosine_decay_schedule(recipe.learning_rate, num_steps)
     rule = optax.sgd(rate) if recipe.optimizer == "sgd" else optax.adam(rate, *recipe.betas)
     if recipe.gradient_bound is None:

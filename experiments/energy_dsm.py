@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import evidence, losses, metrics, noise, targets
+from ebm_jax import likelihood, losses, metrics, noise, targets
 from ebm_jax.calculus import score_from_energy
 from ebm_jax.nets import EnergyMLP
 from ebm_jax.samplers import run as run_chain
@@ -55,7 +55,7 @@ def main(
         data: the law to learn.
         out: the run's folder; runs/energy_dsm-<data> by default.
         sigma: noise level; the energy learns the law smoothed by it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         batch_size: fresh examples in a step.
         learning_rate: peak of Adam's, decayed to 0 by a cosine.
         widths: hidden widths of the energy's MLP.
@@ -128,7 +128,7 @@ def judge(
     if target.smoothed is not None:
         law = target.smoothed(sigma)
         assert law.energy is not None
-        kl = jax.jit(partial(evidence.kl_on_grid, law.energy, energy, half_width=HALF_WIDTH))
+        kl = jax.jit(partial(likelihood.kl_on_grid, law.energy, energy, half_width=HALF_WIDTH))
         results["KL(smoothed data || model), nats"] = float(kl())
         inside = jax.jit(jax.vmap(law.energy))
         level = jnp.quantile(inside(data), 0.99)
@@ -161,12 +161,12 @@ def report(
     for axis, title, points in ((axes[0], "data", data), (axes[1], "samples", samples)):
         axis.plot(*points.T, ",", color="#225588", alpha=0.6)
         axis.set_title(title)
-    log_density = partial(evidence.log_density_on_grid, energy, num_points=200)
+    log_density = partial(likelihood.log_density_on_grid, energy, num_points=200)
     log_p = jax.jit(partial(log_density, half_width=HALF_WIDTH))()
     shown, extent = page.plane(np.maximum(-np.asarray(log_p), 0.0), HALF_WIDTH)
     axes[2].imshow(np.minimum(shown, shown.min() + 8), extent=extent, cmap="viridis")
     axes[2].set_title("energy, least to least + 8")
-    grid = evidence.square_grid(4.5, 22)
+    grid = likelihood.square_grid(4.5, 22)
     score = np.asarray(jax.jit(jax.vmap(score_from_energy(energy)))(grid))
     length = np.linalg.norm(score, axis=-1, keepdims=True)
     arrows = score / length * np.minimum(length, 10.0)

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from ebm_jax import metrics
 from ebm_jax.data import Pixels, load, to_unit
-from ebm_jax.processes import is_first
+from ebm_jax.distributed import is_first
 from experiments._judge import Embed, Outputs, class_figures, figures, pixel_features
 from experiments._run import RunError, command, progress, say
 
@@ -151,7 +151,7 @@ def evaluate(
     if held_out:
         unseen = load(held_out).pixels
         same_size(held_out, unseen, reference, real)
-        near = jax.jit(metrics.memorisation)(
+        near = jax.jit(metrics.memorization)(
             *(jnp.asarray(to_unit(pixels[:])) for pixels in (drawn, unseen, real))
         )
         first = next(iter(found.values()))

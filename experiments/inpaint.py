@@ -22,7 +22,7 @@ from jaxtyping import Array
 from ebm_jax import noise, samplers
 from ebm_jax.data import load_split, to_uint8, to_unit
 from ebm_jax.nets.conv import halve
-from ebm_jax.samplers import guidance
+from ebm_jax import guidance
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 from experiments._denoiser import train_edm
@@ -49,7 +49,7 @@ def main(
     Args:
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/inpaint by default. The same command resumes it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
         sample_steps: ancestral steps, even in log-SNR.

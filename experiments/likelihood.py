@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, UInt8
 from matplotlib.figure import Figure
 
-from ebm_jax import evidence, noise
+from ebm_jax import likelihood, noise
 from ebm_jax.data import load_split
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 from experiments._denoiser import CELL, flow_bits, over_images, train_edm
@@ -47,7 +47,7 @@ def main(
     Args:
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/likelihood by default. The same command resumes it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
         num_images: images for every figure but the exact.
@@ -102,11 +102,11 @@ def exact_bits(denoise: DenoiseFn) -> Measure:
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, _ = jax.random.split(key)
-        x = evidence.dequantise(key_pixels, image)
-        found = evidence.flow_log_density(
+        x = likelihood.dequantize(key_pixels, image)
+        found = likelihood.flow_log_density(
             denoise, x, sigma_min=LOW, sigma_max=HIGH, rtol=1e-4, atol=1e-4
         )
-        return jnp.asarray(evidence.bits_per_dimension(found.value, image.size, cell_width=CELL))
+        return jnp.asarray(likelihood.bits_per_dimension(found.value, image.size, cell_width=CELL))
 
     return bits
 
@@ -117,10 +117,10 @@ def bound_bits(denoise: DenoiseFn, num_levels: int) -> Measure:
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, key_bound = jax.random.split(key)
-        x = evidence.dequantise(key_pixels, image)
-        parts = evidence.variational_bound(denoise, key_bound, x, sigmas, evidence.log_normal)
+        x = likelihood.dequantize(key_pixels, image)
+        parts = likelihood.variational_bound(denoise, key_bound, x, sigmas, likelihood.log_normal)
         nats = parts.prior + parts.diffusion + parts.decoder
-        return jnp.asarray(evidence.bits_per_dimension(-nats, image.size, cell_width=CELL))
+        return jnp.asarray(likelihood.bits_per_dimension(-nats, image.size, cell_width=CELL))
 
     return bits
 

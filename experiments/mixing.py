@@ -206,16 +206,16 @@ def report(run: Run, rows: list[dict[str, Any]], results: dict[str, float]) -> N
 
     figure = page.Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots(1, 2)
-    for (name, method), colour in zip(
+    for (name, method), color in zip(
         METHODS.items(), ("#cc6622", "#225588", "#228855"), strict=True
     ):
         mine = [row for row in rows if row["method"] == name]
         d = np.array([row["dimension"] for row in mine])
         for axis, quantity in zip(axes, ("cost of a nat", "ESS a second"), strict=True):
-            axis.loglog(d, [row[quantity] for row in mine], "o-", color=colour, label=name)
+            axis.loglog(d, [row[quantity] for row in mine], "o-", color=color, label=name)
             axis.set(xlabel="dimension", title=quantity)
         last = mine[-1]["cost of a nat"]
-        axes[0].loglog(d, last * (d / d[-1]) ** method.exponent, ":", color=colour, lw=1)
+        axes[0].loglog(d, last * (d / d[-1]) ** method.exponent, ":", color=color, lw=1)
     axes[0].legend(frameon=False)
     axes[0].set(ylabel="evaluations a chain")
     head = list(rows[0])

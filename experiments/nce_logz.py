@@ -32,7 +32,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ebm_jax import evidence, losses, targets
+from ebm_jax import likelihood, losses, targets
 from ebm_jax.nets import RealNVP
 from ebm_jax.noise import example_keys
 from ebm_jax.sharding import spread
@@ -70,7 +70,7 @@ def main(
         nus: numbers of noise points for each data point.
         num_fits: independent fits, each with data and noise of its own.
         num_data: data points of a fit.
-        num_steps: optimisation steps of the flow, by maximum likelihood.
+        num_steps: optimization steps of the flow, by maximum likelihood.
         batch_size: fresh examples in such a step.
         learning_rate: peak of Adam's, decayed to 0 by a cosine.
         seed: seed of everything.
@@ -179,7 +179,7 @@ def standard_errors(
     target: Target, noises: dict[str, Target], nus: tuple[int, ...], num_data: int
 ) -> ByCase:
     """Of log Z, for each of `nus` and their limit: theorem 3 of [1] by quadrature."""
-    grid = evidence.square_grid(HALF_WIDTH, 400)
+    grid = likelihood.square_grid(HALF_WIDTH, 400)
 
     def on_grid(law: Target) -> np.ndarray:
         return np.asarray(jax.jit(jax.vmap(log_density(law)))(grid), np.float64)
@@ -218,9 +218,9 @@ def report(run: Run, target: Target, learned: ByCase, expected: ByCase) -> dict[
             rows.append((model, noise, str(nu), mean, f"{error[i]:.4f}", f"{theory[i]:.4f}"))
             results[f"error, {model}, {noise}, nu {nu}"] = float(error[i])
         bar = squares.std(0) / len(squares) ** 0.5 / (2 * error)
-        axis, colour = panels[model], COLOURS[noise]
-        axis.errorbar(nus, error, bar, fmt="o", ms=3.5, capsize=2, color=colour, label=noise)
-        axis.plot(nus, theory[:-1], lw=1, color=colour)
+        axis, color = panels[model], COLOURS[noise]
+        axis.errorbar(nus, error, bar, fmt="o", ms=3.5, capsize=2, color=color, label=noise)
+        axis.plot(nus, theory[:-1], lw=1, color=color)
         if theory[-1] > 0:
             axis.axhline(theory[-1], color="#888888", lw=1, ls=":")
         axis.set(xscale="log", yscale="log", title=model, xlabel="nu, noise points a data point")

@@ -58,7 +58,7 @@ def main(
     Args:
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/ncsn by default. The same command resumes it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
         ema_decay: decay of the parameters' moving average, which samples use.

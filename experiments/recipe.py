@@ -3,7 +3,7 @@
     python -m experiments.recipe --name ddpm/cifar10 --data cifar10.npz
 
 The names are ncsn, ncsnv2, ncsnpp, ddpm and edm, each with /cifar10. The network, loss, noise
-levels, optimiser, average and sampler are those of `ebm_jax.recipes`; the data may be any images
+levels, optimizer, average and sampler are those of `ebm_jax.recipes`; the data may be any images
 that the network takes. Published runs are of hundreds of thousands of steps on accelerators:
 --num-steps, --batch-size and --num-samples make less of them, and the run says so.
 
@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import evidence, recipes
+from ebm_jax import likelihood, recipes
 from ebm_jax.data import Pixels, load_split, mirror
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
@@ -45,9 +45,9 @@ def main(
 
     Args:
         name: of the recipe, such as ddpm/cifar10.
-        data: an .npz, a folder of images, or idx files by path: 32x32 in colour for these.
+        data: an .npz, a folder of images, or idx files by path: 32x32 in color for these.
         out: the run's folder; runs/<name> by default. The same command resumes it.
-        num_steps: optimisation steps; by default as many as were published.
+        num_steps: optimization steps; by default as many as were published.
         batch_size: images in a step; by default as many as were published.
         num_samples: samples to draw.
         bfloat16: whether networks compute in bfloat16; their parameters stay float32.
@@ -112,10 +112,10 @@ def init(recipe: DiffusionRecipe, key: PRNGKey, like: Example) -> PyTree:
 def loss(
     recipe: DiffusionRecipe, params: PyTree, key: PRNGKey, example: tuple[Array, Scalar]
 ) -> Scalar:
-    """The recipe's objective on one image, dequantised and mirrored at random."""
+    """The recipe's objective on one image, dequantized and mirrored at random."""
     pixels, sigma = example
     key_pixels, key_flip, key_dropout, key_noise = jax.random.split(key, 4)
-    x = evidence.dequantise(key_pixels, pixels)
+    x = likelihood.dequantize(key_pixels, pixels)
     if recipe.flip:
         x = mirror(key_flip, x)
     apply = partial(recipe.net.apply, params)
@@ -132,7 +132,7 @@ def draw_one(recipe: DiffusionRecipe, params: PyTree, like: Example, key: PRNGKe
 
 def optimizer(recipe: DiffusionRecipe) -> optax.GradientTransformation:
     """Adam as the recipe has it."""
-    rate, b1, b2, warm_up, clip = recipe.optimiser
+    rate, b1, b2, warm_up, clip = recipe.optimizer
     schedule = optax.linear_schedule(rate / max(warm_up, 1), rate, warm_up) if warm_up else rate
     adam = optax.adam(schedule, b1=b1, b2=b2)
     return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)

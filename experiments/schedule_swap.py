@@ -46,7 +46,7 @@ def main(
     Args:
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         out: the run's folder; runs/schedule_swap by default. The same command resumes it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
         sample_steps: steps of DPM-Solver++(2M), even in log-SNR.
@@ -67,7 +67,7 @@ def main(
         for name, process in PROCESSES.items():
             last = process.time_of_level(jnp.float32(LOWEST))
             times = noise.log_snr_times(process, sample_steps, t_min=float(last))
-            solver = samplers.multistep(process)
+            solver = samplers.dpm_solver_pp_2m(process)
 
             def draw(
                 key: PRNGKey, solver: samplers.Solver = solver, times: noise.Times = times

@@ -1,4 +1,4 @@
-"""Score-based generative modelling by stochastic differential equations, on images.
+"""Score-based generative modeling by stochastic differential equations, on images.
 
     python -m experiments.score_sde                                  VE, predictor-corrector
     python -m experiments.score_sde --process vp --sampler flow      VP, probability flow
@@ -73,7 +73,7 @@ def main(
         sampler: "pc" predictor-corrector, "em" Euler-Maruyama, "flow" Heun's method,
             "adaptive" the flow to a tolerance of 1e-4.
         out: the run's folder; runs/score_sde by default. The same command resumes it.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
         ema_decay: decay of the parameters' moving average, which samples use.
@@ -109,7 +109,7 @@ def main(
         seed=seed,
     )
     solver, like = SOLVERS[sampler](law), jnp.zeros(images.pixels.shape[1:])
-    # Below a level of .01 there is nothing to see in 256 grey values.
+    # Below a level of .01 there is nothing to see in 256 gray values.
     last = law.time_of_level(jnp.float32(0.01))
     times = noise.log_snr_times(law, sample_steps, t_min=float(last))
     low, high = float(law.level(times[-1])), float(law.level(times[0]))

@@ -36,7 +36,7 @@ SOLVERS: dict[str, Callable[[Process], samplers.Solver]] = {
     "Euler": samplers.euler,
     "Heun": samplers.heun,
     "EDM (Heun in the level)": samplers.edm,
-    "DPM-Solver++(2M)": samplers.multistep,
+    "DPM-Solver++(2M)": samplers.dpm_solver_pp_2m,
     "ancestral": samplers.ancestral,
     "ancestral, large variance": lambda process: samplers.ancestral(process, large_variance=True),
     "Euler-Maruyama": samplers.euler_maruyama,
@@ -138,8 +138,8 @@ def draw(solver: samplers.Solver, times: Array, weight: float, count: int, seed:
 def exact_draws(weight: float, sigma: float, count: int, seed: int) -> np.ndarray:
     """As many independent draws of the law itself."""
     rng = np.random.default_rng(seed)
-    centres = np.where(rng.uniform(size=count) < weight, *CENTRES)
-    return centres + np.hypot(SPREAD, sigma) * rng.standard_normal(count)
+    centers = np.where(rng.uniform(size=count) < weight, *CENTRES)
+    return centers + np.hypot(SPREAD, sigma) * rng.standard_normal(count)
 
 
 def distance(x: np.ndarray, weight: float, sigma: float) -> float:

@@ -42,7 +42,7 @@ def main(
 
     Args:
         out: the run's folder.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         batch_size: examples, and chains, in a step.
         steps_per_call: steps between rows.
         one_scan: as of `fit`.

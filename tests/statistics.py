@@ -29,7 +29,7 @@ def assert_variance(
 def assert_normal(draws: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> None:
     """Independent `draws` over axis 0 are N(mean, variance), coordinate by coordinate.
 
-    Two moments, and E cos(z) = exp(-1/2), E cos(2 z) = exp(-2) of the standardised
+    Two moments, and E cos(z) = exp(-1/2), E cos(2 z) = exp(-2) of the standardized
     draws: bounded, so that heavy tails cannot hide behind the standard error they make.
     """
     assert_mean(draws, mean)

@@ -95,9 +95,9 @@ def test_derivatives_of_the_network_are_those_of_its_energy():
         np.stack([networks.energy(NET, POINTS + sign * step * e) for e in basis], -1)
         for sign in (1, -1)
     )
-    centre = networks.energy(NET, POINTS)[:, None]
+    center = networks.energy(NET, POINTS)[:, None]
     np.testing.assert_allclose(gradient, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-7)
-    second = ((ahead - centre) - (centre - behind)).sum(-1) / step**2
+    second = ((ahead - center) - (center - behind)).sum(-1) / step**2
     np.testing.assert_allclose(laplacian, second, rtol=1e-4, atol=1e-5)
 
 

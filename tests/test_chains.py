@@ -64,12 +64,12 @@ def geyers_sum(x):
     """Written out as a loop over lags and pairs, for draws of shape (chains, steps)."""
     n = x.shape[1] // 2
     halves = np.concatenate([x[:, :n], x[:, -n:]])
-    centred = halves - halves.mean(1, keepdims=True)
+    centered = halves - halves.mean(1, keepdims=True)
     within = halves.var(1, ddof=1).mean()
     total = (n - 1) / n * within + halves.mean(1).var(ddof=1)
     rho = [1.0]
     for lag in range(1, n):
-        product = (centred[:, lag:] * centred[:, :-lag]).sum(1) / n
+        product = (centered[:, lag:] * centered[:, :-lag]).sum(1) / n
         rho.append(1 - (within - product.mean()) / total)
     tau, least = -1.0, np.inf
     for even, odd in zip(rho[0::2], rho[1::2], strict=False):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ebm_jax import evidence, targets
+from ebm_jax import likelihood, targets
 from ebm_jax.composition import (
     energy_from_classifier,
     joint_energy_from_classifier,
@@ -65,7 +65,7 @@ def test_a_weight_of_zero_leaves_an_energy_out_where_it_is_infinite():
 
 
 @pytest.mark.parametrize("weights", [None, [0.3, 0.7], [3.0, 7.0]])
-def test_mixture_of_normalised_gaussians_is_the_mixtures_density(weights):
+def test_mixture_of_normalized_gaussians_is_the_mixtures_density(weights):
     """-E = log sum_k w_k N(x; m_k, s_k^2 I), so that log Z = log sum_k w_k."""
     law = mixture([FIRST.energy, SECOND.energy], weights, log_zs=[FIRST.log_z, SECOND.log_z])
     logs = [stats.norm.logpdf(POINTS, m, s).sum(-1) for m, s in zip(MEANS, SCALES, strict=True)]
@@ -82,20 +82,20 @@ def test_mixture_is_that_of_the_targets(weights):
     np.testing.assert_allclose(score, jax.vmap(other.score)(POINTS), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_mixture_weighs_unnormalised_densities_unless_it_is_told_log_z(normalised):
+@pytest.mark.parametrize("normalized", [False, True])
+def test_mixture_weighs_unnormalized_densities_unless_it_is_told_log_z(normalized):
     """On a line, Gaussians of scales .3 and 1.2 at -5 and 5: Z_k is proportional to s_k."""
     scales, weights = np.array([0.3, 1.2]), np.array([0.6, 0.4])
     parts = [
         targets.gaussian(jnp.float32([m]), float(s)) for m, s in zip((-5, 5), scales, strict=True)
     ]
-    log_zs = [part.log_z for part in parts] if normalised else None
+    log_zs = [part.log_z for part in parts] if normalized else None
     law = mixture([part.energy for part in parts], [0.6, 0.4], log_zs=log_zs)
-    mass = weights if normalised else weights * scales * np.sqrt(2 * np.pi)
+    mass = weights if normalized else weights * scales * np.sqrt(2 * np.pi)
     options = {"half_width": 15.0, "num_points": 600, "num_dimensions": 1}
-    log_z = evidence.log_z_on_grid(law, **options)
+    log_z = likelihood.log_z_on_grid(law, **options)
     np.testing.assert_allclose(log_z, np.log(mass.sum()), atol=1e-4)
-    left = evidence.expectation_on_grid(law, lambda x: x[0] < 0, **options)
+    left = likelihood.expectation_on_grid(law, lambda x: x[0] < 0, **options)
     np.testing.assert_allclose(left, mass[0] / mass.sum(), rtol=1e-3)
 
 
@@ -114,7 +114,7 @@ def test_tempering_multiplies_the_variance_of_a_gaussian(temperature):
     np.testing.assert_allclose(jax.vmap(got)(POINTS), jax.vmap(wide.energy)(POINTS), rtol=1e-5)
 
 
-def test_weights_and_temperatures_may_be_learnt():
+def test_weights_and_temperatures_may_be_learned():
     """d/dw sum_k w_k E_k = E_k, d/dT E / T = -E / T^2, d/dw -log(w p) = -1 / w."""
     x = POINTS[0]
     by_weight = jax.grad(lambda w: product([FIRST.energy, SECOND.energy], [1.0, w])(x))(2.0)

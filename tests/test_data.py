@@ -48,7 +48,7 @@ def picture(path: Path, array: np.ndarray, **options) -> Path:
 # ---- pixels
 
 
-def test_digits_are_scikit_learns_within_half_a_grey_level():
+def test_digits_are_scikit_learns_within_half_a_gray_level():
     from sklearn.datasets import load_digits
 
     truth, (pixels, labels, *_) = load_digits(), load()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import evidence, noise, samplers
+from ebm_jax import likelihood, noise, samplers
 from tests.gaussian_data import MEAN, STD, gaussian_denoiser, gaussian_flow
 from tests.statistics import assert_mean, assert_variance
 from tests.test_solvers import ORDERS, SOLVERS
@@ -192,8 +192,8 @@ def test_the_adaptive_flow_works_in_float32_or_wider(dtype):
         ).x
         assert end.dtype == dtype
         ends = {"sigma_min": 1e-3, "sigma_max": 1e4}
-        found = evidence.flow_log_density(gaussian_denoiser, x, **ends).value
-        other = evidence.estimated_flow_log_density(
+        found = likelihood.flow_log_density(gaussian_denoiser, x, **ends).value
+        other = likelihood.estimated_flow_log_density(
             gaussian_denoiser, jax.random.key(0), x, num_probes=2, **ends
         ).value
         assert found.dtype == other.dtype == ("float64" if dtype == "float64" else "float32")

@@ -58,7 +58,7 @@ def test_a_point_above_its_flat_surroundings_has_its_value_in_closed_form(w, m):
             return jnp.where(jnp.all(z == x), height, 0.0)
 
         return energy_discrepancy(
-            peak, jax.random.key(0), x, jnp.float32(0.5), num_negatives=m, stabiliser=w
+            peak, jax.random.key(0), x, jnp.float32(0.5), num_negatives=m, stabilizer=w
         )
 
     with np.errstate(divide="ignore"):
@@ -70,7 +70,7 @@ def test_a_point_above_its_flat_surroundings_has_its_value_in_closed_form(w, m):
 def test_moments_of_the_exponential_on_a_linear_energy(d, w, m):
     """For E = a . x the mean of exp(loss) is w / M + exp(sigma^2 |a|^2), for every M.
 
-    Its square knows that negatives share a centre: j != k of them correlate through n.
+    Its square knows that negatives share a center: j != k of them correlate through n.
     """
     sigma = 0.5
     slope = jnp.linspace(-1, 1.5, d)
@@ -78,7 +78,7 @@ def test_moments_of_the_exponential_on_a_linear_energy(d, w, m):
 
     def one(key, x):
         value = energy_discrepancy(
-            lambda x: slope @ x, key, x, jnp.float32(sigma), num_negatives=m, stabiliser=w
+            lambda x: slope @ x, key, x, jnp.float32(sigma), num_negatives=m, stabilizer=w
         )
         return jnp.exp(value)
 
@@ -164,7 +164,7 @@ def test_small_noise_is_score_matching(d, m):
 
 
 @pytest.mark.parametrize(("d", "m"), [(2, 1), (2, 8), (10, 4)])
-def test_minimiser_is_the_truth_for_every_number_of_negatives(d, m):
+def test_minimizer_is_the_truth_for_every_number_of_negatives(d, m):
     """With w = 1: its gradient in mean and scale vanishes there, and points back nearby."""
     for sigma in (0.3, 1.0):
         slopes = partial(on_gaussians, d, m, 10_000, sigma=sigma)
@@ -175,7 +175,7 @@ def test_minimiser_is_the_truth_for_every_number_of_negatives(d, m):
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
-def test_minimiser_does_not_move_with_the_batch_size(batch_size):
+def test_minimizer_does_not_move_with_the_batch_size(batch_size):
     """The gradient of a batch's mean loss vanishes at the truth, whatever the batch."""
 
     def one(key, _):
@@ -198,10 +198,10 @@ def test_minimiser_does_not_move_with_the_batch_size(batch_size):
     ("options", "message"),
     [
         ({"num_negatives": 0}, "num_negatives=0: give at least 1"),
-        ({"num_negatives": 2, "stabiliser": -1.0}, "stabiliser=-1.0: give 0 or a pos"),
+        ({"num_negatives": 2, "stabilizer": -1.0}, "stabilizer=-1.0: give 0 or a pos"),
         (
-            {"num_negatives": 2, "stabiliser": float("nan")},
-            "stabiliser=nan: give 0 or a pos",
+            {"num_negatives": 2, "stabilizer": float("nan")},
+            "stabilizer=nan: give 0 or a pos",
         ),
     ],
 )

@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def save(path, n, mean, side=4):
-    """n images of noise about a grey value, and where they are."""
+    """n images of noise about a gray value, and where they are."""
     images = np.clip(RNG.normal(mean, 30, (n, side, side, 1)), 0, 255).round().astype(np.uint8)
     np.savez(path, images=images)
     return images
@@ -52,7 +52,7 @@ def test_the_columns_are_the_samples_and_the_floor(files, tmp_path, capsys):
     assert whole["Frechet distance"] == pytest.approx(
         metrics.frechet_distance(rows(samples), rows(real))
     )
-    # 16 pixels, 30 grey values apart on average: the distance of the means
+    # 16 pixels, 30 gray values apart on average: the distance of the means
     shift = 16 * (2 * 30 / 255) ** 2
     assert whole["Frechet distance"] > shift > floor["Frechet distance"]
     assert part["Frechet distance"] > floor["Frechet distance"]

@@ -37,7 +37,7 @@ METRICS = {
     "kernel_distance": lambda x, y: metrics.kernel_distance(KEY, x, y, **SUBSETS),
     "largest_distance": lambda x, y: noise.largest_distance(x),
     "median_distance": lambda x, y: metrics.median_distance(x),
-    "memorisation": lambda x, y: metrics.memorisation(y[:20], y[20:], x),
+    "memorization": lambda x, y: metrics.memorization(y[:20], y[20:], x),
     "moments": lambda x, y: metrics.moments(x),
     "nearest_distance": metrics.nearest_distance,
     "precision_recall": lambda x, y: metrics.precision_recall(x, y),
@@ -132,7 +132,7 @@ SHAPES += [
     for pair in ((NUMBER, ROWS), (ROWS, NUMBER), (ROWS, NONE), (NONE, ROWS), (ROWS, WIDE))
 ]
 SHAPES += [
-    (metrics.memorisation, sets)
+    (metrics.memorization, sets)
     for sets in ((ROWS, WIDE, ROWS), (ROWS, ROWS, NONE), (NUMBER, ROWS, ROWS))
 ]
 SHAPES += [
@@ -176,8 +176,8 @@ def within(a):
     return pairwise(a, a)[np.triu_indices(len(a), 1)]
 
 
-def balls(centres, k):
-    return np.sort(pairwise(centres, centres), 1)[:, k]
+def balls(centers, k):
+    return np.sort(pairwise(centers, centers), 1)[:, k]
 
 
 def true_precision_recall(real, fake, k=3):
@@ -203,8 +203,8 @@ TRUTHS = {
     "nearest_distance": (metrics.nearest_distance, lambda x, y: pairwise(x, y).min(1)),
     "median_distance": (METRICS["median_distance"], lambda x, y: np.median(within(x))),
     "largest_distance": (METRICS["largest_distance"], lambda x, y: within(x).max()),
-    "memorisation": (
-        lambda x, y: metrics.memorisation(x, x[:7], y).ratio,
+    "memorization": (
+        lambda x, y: metrics.memorization(x, x[:7], y).ratio,
         lambda x, y: np.median(pairwise(x, y).min(1)) / np.median(pairwise(x[:7], y).min(1)),
     ),
     "squared_mmd": (

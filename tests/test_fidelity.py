@@ -78,7 +78,7 @@ def test_moments_are_those_of_numpy_and_the_same_bits_however_the_stream_is_cut(
 
 
 def test_moments_keep_the_digits_of_features_far_from_zero():
-    """Differences of a millionth about 1000 are lost to sums of squares, not to centred ones."""
+    """Differences of a millionth about 1000 are lost to sums of squares, not to centered ones."""
     x = 1000 + 1e-6 * whitened(5000, 3, 0)
     np.testing.assert_allclose(moments(x).covariance, 1e-12 * np.eye(3), atol=1e-18)
 

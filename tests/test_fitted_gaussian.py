@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from ebm_jax import evidence, targets
+from ebm_jax import likelihood, targets
 from ebm_jax.calculus import score_from_energy
 from tests.statistics import assert_mean
 
 
 def examples(d, n=50):
-    """Correlated and off centre, with scales from 0.2 to 5."""
+    """Correlated and off center, with scales from 0.2 to 5."""
     rng = np.random.default_rng(d)
     factor = np.geomspace(0.2, 5, d)[:, None] * (np.eye(d) + 0.5 * rng.normal(size=(d, d)))
     return jnp.float32(rng.normal(size=(n, d)) @ factor.T + np.linspace(-2, 3, d))
@@ -44,15 +44,15 @@ def test_draws_have_the_moments_of_the_examples():
     keys = jax.random.split(jax.random.key(0), 20_000)
     draws = np.asarray(jax.jit(jax.vmap(targets.fitted_gaussian(x).draw))(keys), np.float64)
     points = np.asarray(x, np.float64)
-    centred, mean = points - points.mean(0), points.mean(0)
+    centered, mean = points - points.mean(0), points.mean(0)
     assert_mean(draws, mean)
     products = (draws - mean)[:, :, None] * (draws - mean)[:, None, :]
-    assert_mean(products, centred.T @ centred / len(points))
+    assert_mean(products, centered.T @ centered / len(points))
 
 
 def test_log_z_is_that_of_quadrature():
     target = targets.fitted_gaussian(jnp.float32(np.random.default_rng(0).normal(size=(30, 2))))
-    log_z = jax.jit(lambda: evidence.log_z_on_grid(target.energy, half_width=8.0))()
+    log_z = jax.jit(lambda: likelihood.log_z_on_grid(target.energy, half_width=8.0))()
     np.testing.assert_allclose(log_z, target.log_z, atol=1e-4)
 
 

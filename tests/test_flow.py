@@ -9,7 +9,7 @@ import optax
 import pytest
 from scipy.stats import multivariate_normal
 
-from ebm_jax import evidence
+from ebm_jax import likelihood
 from ebm_jax.nets import RealNVP
 from tests.statistics import assert_mean, assert_normal
 
@@ -74,7 +74,7 @@ def test_couplings_stretch_no_more_than_their_bound():
 
 
 @shapes
-def test_at_initialisation_it_is_the_standard_normal(shape):
+def test_at_initialization_it_is_the_standard_normal(shape):
     net = RealNVP(shape)
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(shape))
     x = normals(20, *shape)
@@ -90,7 +90,7 @@ def test_at_initialisation_it_is_the_standard_normal(shape):
 
 def test_it_is_an_energy_of_log_z_zero():
     energy = flow(2)(None)
-    log_z = jax.jit(partial(evidence.log_z_on_grid, energy, half_width=HALF_WIDTH))()
+    log_z = jax.jit(partial(likelihood.log_z_on_grid, energy, half_width=HALF_WIDTH))()
     np.testing.assert_allclose(log_z, 0.0, atol=1e-4)
 
 
@@ -102,7 +102,7 @@ def test_draws_have_the_density():
         low = jnp.sin(x[0]), jnp.cos(2 * x[1]), jnp.tanh(x[0] - x[1])
         return jnp.stack([*low, call("log_density")(x)])
 
-    grid = evidence.square_grid(HALF_WIDTH, 400)
+    grid = likelihood.square_grid(HALF_WIDTH, 400)
     on_grid = jax.jit(jax.vmap(statistic))(grid)
     mass = np.exp(np.asarray(on_grid[:, 3], np.float64)) * (2 * HALF_WIDTH / 400) ** 2
     keys = jax.random.split(jax.random.key(2), 50_000)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ebm_jax import evidence, noise, samplers
+from ebm_jax import likelihood, noise, samplers
 from ebm_jax.data import to_uint8
 from tests.gaussian_data import (
     CENTRES,
@@ -48,7 +48,7 @@ def correlated_denoiser(x, sigma):
 def test_log_density_of_gaussian_data_is_exact(shape):
     """Within 1e-3 nats a dimension."""
     x = jnp.asarray(np.random.default_rng(0).normal(MEAN, 1.5 * STD, shape), jnp.float32)
-    found = jax.jit(lambda x: evidence.flow_log_density(gaussian_denoiser, x, **ENDS))(x)
+    found = jax.jit(lambda x: likelihood.flow_log_density(gaussian_denoiser, x, **ENDS))(x)
     truth = stats.norm.logpdf(x, MEAN, STD).sum()
     assert float(found.value) == pytest.approx(truth, abs=1e-3 * x.size)
     assert float(found.standard_error) == 0
@@ -56,7 +56,7 @@ def test_log_density_of_gaussian_data_is_exact(shape):
 
 @pytest.mark.parametrize("x", [[-1.5, 1.4], [0.0, 0.3], [2.0, -2.5]])
 def test_log_density_of_a_mixture_is_exact(x):
-    found = jax.jit(lambda x: evidence.flow_log_density(mixture_denoiser, x, **ENDS))(
+    found = jax.jit(lambda x: likelihood.flow_log_density(mixture_denoiser, x, **ENDS))(
         jnp.asarray(x)
     )
     assert float(found.value) == pytest.approx(mixture_logpdf(np.asarray(x)), abs=1e-3 * 2)
@@ -65,10 +65,10 @@ def test_log_density_of_a_mixture_is_exact(x):
 def test_probes_are_unbiased_and_their_standard_error_is_right():
     """Over 400 keys: mean within five standard errors, z-scores of variance about one."""
     x = jnp.array([0.5, -1.0, 0.8])
-    exact = evidence.flow_log_density(correlated_denoiser, x, **ENDS).value
+    exact = likelihood.flow_log_density(correlated_denoiser, x, **ENDS).value
 
     def estimate(key):
-        return evidence.estimated_flow_log_density(
+        return likelihood.estimated_flow_log_density(
             correlated_denoiser, key, x, num_probes=20, **ENDS
         )
 
@@ -83,7 +83,7 @@ def test_the_squared_standard_error_of_two_probes_is_the_variance_of_their_mean(
     x = jnp.array([0.5, -1.0, 0.8])
 
     def estimate(key):
-        return evidence.estimated_flow_log_density(
+        return likelihood.estimated_flow_log_density(
             correlated_denoiser, key, x, num_probes=2, rtol=1e-4, atol=1e-4, **ENDS
         )
 
@@ -106,7 +106,7 @@ def test_an_example_that_is_not_finite_does_not_harm_the_others():
     np.testing.assert_allclose(end.x[jnp.array([0, 2])], truth[[0, 2]], rtol=1e-3)
     assert np.isnan(end.x[jnp.array([1, 3, 4])]).all()
     assert end.num_evaluations.max() < 2000  # nobody waits for 4,096 refused steps
-    values = jax.vmap(lambda x: evidence.flow_log_density(fails_above, x, **ENDS).value)(x)
+    values = jax.vmap(lambda x: likelihood.flow_log_density(fails_above, x, **ENDS).value)(x)
     good = [stats.norm.logpdf(v, MEAN, STD).sum() for v in np.asarray(x)[[0, 2]]]
     assert np.isnan(values[jnp.array([1, 3, 4])]).all()
     assert np.isnan(values[0]) or abs(values[0] - good[0]) < 2e-3
@@ -120,20 +120,20 @@ def test_forward_mode_through_the_flow_is_refused_and_reverse_mode_is_right():
     scale = ((STD**2 + 100.0) / (STD**2 + 0.01)) ** 0.5
     by_start = jax.grad(lambda x: follow(x)[0])(x)
     np.testing.assert_allclose(by_start, [scale, 0.0], rtol=1e-3, atol=1e-3)
-    density = lambda x: evidence.flow_log_density(gaussian_denoiser, x, **ENDS).value  # noqa: E731
+    density = lambda x: likelihood.flow_log_density(gaussian_denoiser, x, **ENDS).value  # noqa: E731
     with pytest.raises(ValueError, match="`flow_log_density` got forward-mode"):
         jax.jvp(density, (x,), (x,))
 
 
 def test_probes_of_independent_coordinates_are_exact():
     x = jnp.array([0.5, -1.0, 0.8])
-    exact = evidence.flow_log_density(gaussian_denoiser, x, **ENDS)
-    found = evidence.estimated_flow_log_density(
+    exact = likelihood.flow_log_density(gaussian_denoiser, x, **ENDS)
+    found = likelihood.estimated_flow_log_density(
         gaussian_denoiser, jax.random.key(1), x, num_probes=2, **ENDS
     )
     assert float(found.value) == pytest.approx(float(exact.value), abs=1e-3)
     assert float(found.standard_error) == pytest.approx(0, abs=1e-5)
-    one = evidence.estimated_flow_log_density(
+    one = likelihood.estimated_flow_log_density(
         gaussian_denoiser, jax.random.key(1), x, num_probes=1, **ENDS
     )
     assert np.isnan(one.standard_error)  # a single probe cannot tell
@@ -156,10 +156,10 @@ def test_the_flow_counts_its_evaluations():
         return mixture_denoiser(x, sigma)
 
     x, ends = jnp.array([2.0]), {"sigma_min": 0.1, "sigma_max": 5.0}
-    probed = evidence.estimated_flow_log_density
+    probed = likelihood.estimated_flow_log_density
     for calls, follow in (
         (1, lambda: samplers.follow_flow(counted, x, 5.0, 0.1)),
-        (2, lambda: evidence.flow_log_density(counted, x, **ends)),
+        (2, lambda: likelihood.flow_log_density(counted, x, **ends)),
         (1, lambda: probed(counted, jax.random.key(0), x, num_probes=2, **ends)),
     ):
         counts.clear()
@@ -171,8 +171,8 @@ def test_the_flow_counts_its_evaluations():
 @pytest.mark.parametrize(
     "density",
     [
-        partial(evidence.flow_log_density, mixture_denoiser),
-        lambda x, **ends: evidence.estimated_flow_log_density(
+        partial(likelihood.flow_log_density, mixture_denoiser),
+        lambda x, **ends: likelihood.estimated_flow_log_density(
             mixture_denoiser, jax.random.key(0), x, num_probes=1, **ends
         ),
     ],
@@ -202,7 +202,7 @@ def test_the_flow_from_a_draw_of_the_prior_is_a_sample_of_every_process():
 def bound(denoise_fn, x, sigmas, seed=0, n=2000):
     keys = jax.random.split(jax.random.key(seed), n)
     one = jax.vmap(
-        lambda key: evidence.variational_bound(denoise_fn, key, x, sigmas, evidence.log_normal)
+        lambda key: likelihood.variational_bound(denoise_fn, key, x, sigmas, likelihood.log_normal)
     )
     return np.asarray(sum(jax.jit(one)(keys)), np.float64)
 
@@ -226,7 +226,7 @@ def test_the_bound_of_gaussian_data_lies_below_the_likelihood_by_what_it_must(nu
         key_data, key_bound = jax.random.split(key)
         x = MEAN + STD * jax.random.normal(key_data, (2,))
         return jnp.stack(
-            evidence.variational_bound(gaussian_denoiser, key_bound, x, sigmas, evidence.log_normal)
+            likelihood.variational_bound(gaussian_denoiser, key_bound, x, sigmas, likelihood.log_normal)
         )
 
     parts = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 20_000)))
@@ -238,7 +238,7 @@ def test_the_bound_of_gaussian_data_lies_below_the_likelihood_by_what_it_must(nu
 def test_the_decoder_is_given_the_example_the_denoised_lowest_level_and_its_noise():
     """D(y, sigma) = 3 sigma, whatever y is; levels 4, 2 and 1/2."""
     x, sigmas = jnp.array([0.3, -0.7]), jnp.array([4.0, 2.0, 0.5])
-    parts = evidence.variational_bound(
+    parts = likelihood.variational_bound(
         lambda y, sigma: jnp.full_like(y, 3 * sigma), jax.random.key(0), x, sigmas,
         lambda x, mean, std: jnp.sum(x + 10 * mean) + 100 * std,
     )  # fmt: skip
@@ -260,18 +260,18 @@ def test_the_bound_of_each_example_lies_below_its_likelihood_and_nears_it():
 
 
 @pytest.mark.parametrize("std", [0.001, 0.05, 3.0])
-def test_a_discretised_normal_is_a_law_on_256_values(std):
+def test_a_discretized_normal_is_a_law_on_256_values(std):
     pixels = jnp.linspace(-1.0, 1.0, 256)
     for mean in (-1.2, -0.999, 0.3, 0.99):
         law = jnp.float32([mean, std])
-        one = jax.vmap(evidence.log_discretised_normal, (0, None, None))
+        one = jax.vmap(likelihood.log_discretized_normal, (0, None, None))
         log_prob = one(pixels, *law)
         assert np.exp(np.asarray(log_prob, np.float64)).sum() == pytest.approx(1, abs=1e-4)
     near = pixels[150:180].reshape(5, 6)  # independent pixels: logarithms add up
-    whole = evidence.log_discretised_normal(near, jnp.full((5, 6), 0.3), jnp.float32(std))
+    whole = likelihood.log_discretized_normal(near, jnp.full((5, 6), 0.3), jnp.float32(std))
     apart = [one(row, jnp.float32(0.3), jnp.float32(std)) for row in near]
     np.testing.assert_allclose(whole, np.sum(apart), rtol=1e-5)
-    inner = evidence.log_discretised_normal(pixels[100], jnp.float32(0.3), jnp.float32(std))
+    inner = likelihood.log_discretized_normal(pixels[100], jnp.float32(0.3), jnp.float32(std))
     ends = float(pixels[100]) + np.array([1, -1]) / 255
     truth = -np.subtract(*stats.norm.logcdf(ends, 0.3, std)[::-1])
     truth = stats.norm.logcdf(ends[0], 0.3, std) + np.log(-np.expm1(-truth))
@@ -281,9 +281,9 @@ def test_a_discretised_normal_is_a_law_on_256_values(std):
 # ---- the door
 
 
-def test_dequantised_pixels_fill_their_cells_and_come_back():
+def test_dequantized_pixels_fill_their_cells_and_come_back():
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    draw = jax.vmap(lambda key: evidence.dequantise(key, pixels))
+    draw = jax.vmap(lambda key: likelihood.dequantize(key, pixels))
     x = np.asarray(draw(jax.random.split(jax.random.key(4), 2000)), np.float64)
     np.testing.assert_array_equal(to_uint8(x[0].astype(np.float32)), pixels)
     unit = (2 * pixels.astype(np.float64) - 255) / 255
@@ -295,13 +295,13 @@ def test_dequantised_pixels_fill_their_cells_and_come_back():
     ("call", "message"),
     [
         (
-            lambda: evidence.flow_log_density(
+            lambda: likelihood.flow_log_density(
                 gaussian_denoiser, jnp.zeros(2), sigma_min=2.0, sigma_max=1.0
             ),
             "`flow_log_density` got the range 2.0 to 1.0",
         ),
         (
-            lambda: evidence.estimated_flow_log_density(
+            lambda: likelihood.estimated_flow_log_density(
                 gaussian_denoiser, jax.random.key(0), jnp.zeros(2), num_probes=0, **ENDS
             ),
             "got num_probes=0",

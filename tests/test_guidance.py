@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ebm_jax import noise, samplers
-from ebm_jax.samplers import guidance
+from ebm_jax import guidance
 from tests.gaussian_data import gaussian_denoiser
 from tests.statistics import assert_mean
 
@@ -67,7 +67,7 @@ def test_samples_of_the_posterior_have_its_mean_and_covariance():
     ours = guidance.posterior(DENOISE, measure, jnp.float32(MEASURED), noise_std=NOISE_STD)
     process = noise.vp()
     times = noise.log_snr_times(process, 100)
-    solver = samplers.multistep(process)
+    solver = samplers.dpm_solver_pp_2m(process)
 
     def one(key):
         return samplers.sample(solver, ours, key, jnp.zeros(3), times, final_denoise=True)
@@ -134,14 +134,14 @@ def test_replacement_ends_on_what_is_known_and_is_exact_for_independent_pixels(s
     assert_mean((x[:, 1::2] - 0.5) ** 2, np.full(2, 0.8**2))
 
 
-def test_colourisation_keeps_the_grey_of_the_known_image():
+def test_colorization_keeps_the_gray_of_the_known_image():
     rng = np.random.default_rng(0)
     known, guess = (jnp.asarray(rng.normal(size=(4, 5, 3)), jnp.float32) for _ in range(2))
-    ours = guidance.replaced(lambda x, _: x, guidance.grey, known)(guess, jnp.float32(1.0))
+    ours = guidance.replaced(lambda x, _: x, guidance.gray, known)(guess, jnp.float32(1.0))
     np.testing.assert_allclose(ours.mean(-1), known.mean(-1), atol=1e-6)
-    colours = np.asarray(guess) - np.asarray(guess).mean(-1, keepdims=True)
-    np.testing.assert_allclose(ours - ours.mean(-1, keepdims=True), colours, atol=1e-6)
-    np.testing.assert_allclose(guidance.grey(guidance.grey(guess)), guidance.grey(guess), atol=1e-6)
+    colors = np.asarray(guess) - np.asarray(guess).mean(-1, keepdims=True)
+    np.testing.assert_allclose(ours - ours.mean(-1, keepdims=True), colors, atol=1e-6)
+    np.testing.assert_allclose(guidance.gray(guidance.gray(guess)), guidance.gray(guess), atol=1e-6)
 
 
 def test_diffusion_posterior_adds_the_gradient_of_the_misfit():

@@ -41,7 +41,7 @@ def inception(state_dict):
 
 
 def images(n, side, seed=0):
-    """Coloured squares in noise, of another contrast in every image."""
+    """Colored squares in noise, of another contrast in every image."""
     rng = np.random.default_rng(seed)
     squares = rng.uniform(0, 255, (n, 4, 4, 3)).repeat(-(-side // 4), 1).repeat(-(-side // 4), 2)
     noise = rng.normal(size=(n, side, side, 3)) * rng.uniform(2, 60, (n, 1, 1, 1))
@@ -67,7 +67,7 @@ def test_resize_reads_a_ramp_at_i_n_over_target_and_stays_at_its_end(size, targe
 
 
 @pytest.mark.parametrize(("shape", "target"), [((5, 4, 2), (7, 11)), ((9, 13, 3), (4, 6))])
-def test_resize_is_the_loop_over_four_neighbours(shape, target):
+def test_resize_is_the_loop_over_four_neighbors(shape, target):
     x = np.random.default_rng(0).normal(size=shape)
     expected = np.zeros((*target, shape[2]))
     for i, j in np.ndindex(*target):
@@ -92,11 +92,11 @@ def test_pixels_become_steps_of_a_128th_around_128():
         np.testing.assert_allclose(out, np.full((299, 299, 3), expected), atol=1e-6)
 
 
-def test_grey_is_red_green_and_blue_and_nothing_else_is():
-    grey = jnp.asarray(images(1, 16)[0, ..., :1])
-    np.testing.assert_array_equal(prepare(grey), prepare(grey.repeat(3, -1)))
+def test_gray_is_red_green_and_blue_and_nothing_else_is():
+    gray = jnp.asarray(images(1, 16)[0, ..., :1])
+    np.testing.assert_array_equal(prepare(gray), prepare(gray.repeat(3, -1)))
     with pytest.raises(ValueError, match="`prepare` got 4 channels"):
-        prepare(grey.repeat(4, -1))
+        prepare(gray.repeat(4, -1))
 
 
 def windows(x, stride, padding):
@@ -134,7 +134,7 @@ def test_number_of_parameters_is_kerass_with_eight_more_classes():
 
 
 class WrittenOut:
-    """The graph of 2015 line by line in float64, with its batch normalisations."""
+    """The graph of 2015 line by line in float64, with its batch normalizations."""
 
     def __init__(self, state_dict):
         self.weights = {name: np.float64(value) for name, value in state_dict.items()}
@@ -275,8 +275,8 @@ def test_a_batch_has_one_image_or_more():
 # ---- weights
 
 
-def test_conversion_folds_every_batch_normalisation_and_ignores_counters(state_dict):
-    """At its convolution's output mean m a normalisation gives its bias b, whatever v."""
+def test_conversion_folds_every_batch_normalization_and_ignores_counters(state_dict):
+    """At its convolution's output mean m a normalization gives its bias b, whatever v."""
     counter = {"Mixed_5b.branch1x1.bn.num_batches_tracked": np.int64(7)}
     params = convert(state_dict | counter)["params"]
     layer = "Mixed_6b.branch7x7_2"

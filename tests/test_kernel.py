@@ -212,7 +212,7 @@ def test_warm_up_reaches_the_acceptance_from_far_too_small_and_large_steps(make,
     assert np.std(np.log(step_size)) < 0.3
 
 
-def test_warm_up_of_one_chain_does_not_look_at_its_neighbours():
+def test_warm_up_of_one_chain_does_not_look_at_its_neighbors():
     energy = gaussian(jnp.zeros(2), 1.0).energy
 
     def one(key, x):

@@ -1,4 +1,4 @@
-"""Losses on Gaussian data, where minimum, minimiser and gradient have closed forms."""
+"""Losses on Gaussian data, where minimum, minimizer and gradient have closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def test_edm_weighs_the_raw_network_under_its_preconditioning_equally():
 def test_gradient_in_the_scale_of_a_linear_score_vanishes_at_the_truth_alone(d, factor):
     """For c s(x) the mean loss is quadratic in c with slope (c - 1) d sigma^2 / (s^2 + sigma^2).
 
-    So its minimiser is 1 in any dimension, and an inverted score climbs.
+    So its minimizer is 1 in any dimension, and an inverted score climbs.
     """
 
     def slope(_, key, x, sigma):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist
 
-from ebm_jax.metrics import median_distance, memorisation, nearest_distance, squared_mmd
+from ebm_jax.metrics import median_distance, memorization, nearest_distance, squared_mmd
 from tests.statistics import assert_mean
 
 
@@ -75,14 +75,14 @@ def test_discrepancies_need_two_rows(n, m):
     np.testing.assert_allclose(squared_mmd(two, two, bandwidth=5.0), np.exp(-0.5) - 1, rtol=1e-5)
 
 
-def test_memorisation_is_a_ratio_of_medians_and_zero_for_copies():
+def test_memorization_is_a_ratio_of_medians_and_zero_for_copies():
     train, samples, held_out = (normals(n, 2, 3, seed=n) for n in (60, 31, 40))
     near, far = (
         np.median(cdist(x.reshape(len(x), -1), train.reshape(60, -1)).min(1))
         for x in (samples, held_out)
     )
-    value = memorisation(*map(jnp.float32, (samples, held_out, train)))
+    value = memorization(*map(jnp.float32, (samples, held_out, train)))
     np.testing.assert_allclose(value, [near, far, near / far], rtol=1e-5)
-    assert memorisation(*map(jnp.float32, (train[:9], held_out, train))).ratio == 0
-    with pytest.raises(ValueError, match="`memorisation` got samples of 0 and 60 rows"):
-        memorisation(*map(jnp.float32, (samples[:0], held_out, train)))
+    assert memorization(*map(jnp.float32, (train[:9], held_out, train))).ratio == 0
+    with pytest.raises(ValueError, match="`memorization` got samples of 0 and 60 rows"):
+        memorization(*map(jnp.float32, (samples[:0], held_out, train)))

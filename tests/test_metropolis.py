@@ -12,8 +12,8 @@ import pytest
 from scipy.special import digamma, polygamma
 
 from ebm_jax.samplers import hmc, mala, random_walk, run, ula, warm_up
-from ebm_jax.samplers.kernel import log_uniforms
-from ebm_jax.samplers.metropolis import accept
+from ebm_jax.samplers.mcmc.kernel import log_uniforms
+from ebm_jax.samplers.mcmc.metropolis import accept
 from ebm_jax.targets import gaussian
 from tests.statistics import assert_mean, assert_variance
 
@@ -219,7 +219,7 @@ def test_an_energy_that_cannot_be_sampled_is_refused_at_the_start(name, energy, 
 
 @pytest.mark.parametrize("name", ["mala", "hmc"])
 def test_a_start_of_finite_energy_and_nan_gradient_is_refused(name):
-    """A ring at its centre: E is finite, grad |x| is 0 / 0, and the chain would never move."""
+    """A ring at its center: E is finite, grad |x| is 0 / 0, and the chain would never move."""
     ring = lambda x: 0.5 * ((jnp.linalg.norm(x) - 2) / 0.4) ** 2  # noqa: E731
     with pytest.raises(ValueError, match=f"`{name}` starts where the gradient is .*nan"):
         KERNELS[name](ring).init(jnp.zeros(2))

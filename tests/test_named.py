@@ -231,7 +231,7 @@ def prepare_other(home, features, **parts):
     return str(builder.data_path)
 
 
-def colours(count, height=4):
+def colors(count, height=4):
     return RNG.integers(0, 256, (count, height, 4, 3), np.uint8)
 
 
@@ -245,7 +245,7 @@ def test_a_prepared_set_of_something_else_is_refused(home):
     ("last", "match"),
     [
         (
-            colours(1, 5)[0],
+            colors(1, 5)[0],
             r"'train', record 2, has .* \(5, 4, 3\), .*\(4, 4, 3\) as of record 0",
         ),
         (io.BytesIO(b"\x89PNG hello"), "'train', record 2, cannot be decoded .*again"),
@@ -253,7 +253,7 @@ def test_a_prepared_set_of_something_else_is_refused(home):
     ids=["other size", "damaged"],
 )
 def test_a_record_that_is_none_of_its_set_is_named_when_it_is_read(last, match, home):
-    images = [*colours(2), last]
+    images = [*colors(2), last]
     folder = prepare_other(home, ["image"], train=[{"image": image} for image in images])
     with pytest.raises(DataError, match=match):
         load(folder)
@@ -283,7 +283,7 @@ def test_sets_that_do_not_fit_stay_on_disk_and_are_the_same(tmp_path, home, monk
 
 
 def test_a_set_without_test_images_is_divided_unread(home, monkeypatch):
-    images, labels = colours(40), RNG.integers(0, 10, 40)
+    images, labels = colors(40), RNG.integers(0, 10, 40)
     records = [{"image": i, "label": j} for i, j in zip(images, labels, strict=True)]
     folder = prepare_other(home, ["image", "label"], train=records)
     decoded, decode = [], prepared._decoded
@@ -309,7 +309,7 @@ def test_a_set_without_test_images_is_divided_unread(home, monkeypatch):
 
 @pytest.mark.parametrize("names", [("validation",), ("validation", "test")])
 def test_the_test_part_is_held_out_or_else_that_for_validation(names, home):
-    images = colours(7)
+    images = colors(7)
     cuts = dict(zip(("train", *names), np.split(images, [3, 5]), strict=False))
     folder = prepare_other(
         home, ["image"], **{n: [{"image": i} for i in part] for n, part in cuts.items()}

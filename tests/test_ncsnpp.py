@@ -26,7 +26,7 @@ from tests.test_unet import (
     every_parameter_counts,
     jit,
     labels_count,
-    normalise,
+    normalize,
     normals,
     number_of_parameters,
     random_weights,
@@ -103,17 +103,17 @@ def test_upsampling_is_four_times_the_transpose_of_downsampling():
 
 @pytest.mark.parametrize("up", [upsample_fir, double])
 def test_resampling_keeps_every_pixel_in_its_place(up):
-    """The centre of mass of a pixel at i is i up and down, and 2i + 1/2 in the large image."""
+    """The center of mass of a pixel at i is i up and down, and 2i + 1/2 in the large image."""
     point = jnp.zeros((10, 10, 1)).at[4, 6, 0].set(1.0)
 
-    def centre(x):
+    def center(x):
         x, places = np.float64(x[..., 0]), np.arange(max(x.shape))
         return np.array([x.sum(1) @ places, x.sum(0) @ places]) / x.sum()
 
-    np.testing.assert_allclose(centre(up(point)), [8.5, 12.5], rtol=1e-6)
-    np.testing.assert_allclose(centre(downsample_fir(up(point))), [4, 6], rtol=1e-6)
+    np.testing.assert_allclose(center(up(point)), [8.5, 12.5], rtol=1e-6)
+    np.testing.assert_allclose(center(downsample_fir(up(point))), [4, 6], rtol=1e-6)
     blurred = blur_fir(up(point))  # half a pixel behind: entry j stands between j - 1 and j
-    np.testing.assert_allclose(centre(blurred), [9, 13], rtol=1e-6)
+    np.testing.assert_allclose(center(blurred), [9, 13], rtol=1e-6)
 
 
 def test_doubling_repeats_every_pixel():
@@ -161,7 +161,7 @@ def ncsnpp_numpy(p, x, level, *, fir, progressive_input, embedding):
     h = block(p["up_1_double"], attention(p["up_1_attention"], h), groups=(4, 4), resample=up)
     for j, skip in enumerate((s1, s0)):
         h = block(p[f"up_0_block_{j}"], np.concatenate([h, skip], -1), groups=(4, 2))
-    return convolve(p["conv_out"], swish(normalise(p["norm_out"], h, 2)))
+    return convolve(p["conv_out"], swish(normalize(p["norm_out"], h, 2)))
 
 
 @pytest.mark.parametrize(

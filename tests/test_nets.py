@@ -46,12 +46,12 @@ def embed(p, level, features):
     return dense(p["Dense_0"], silu(dense(p["Dense_1"], waves)))  # linen numbers the outer first
 
 
-def normalise(p, x, number=8):
+def normalize(p, x, number=8):
     """Zero mean and unit variance in each of some groups of channels."""
     h, w, c = x.shape
     groups = x.reshape(h, w, number, c // number)
-    centred = groups - groups.mean((0, 1, 3), keepdims=True)
-    unit = centred / np.sqrt((centred**2).mean((0, 1, 3), keepdims=True) + 1e-6)
+    centered = groups - groups.mean((0, 1, 3), keepdims=True)
+    unit = centered / np.sqrt((centered**2).mean((0, 1, 3), keepdims=True) + 1e-6)
     return unit.reshape(x.shape) * p["scale"] + p["bias"]
 
 
@@ -66,8 +66,8 @@ def convolve(p, x):
 
 
 def res_block(p, x, embedding):
-    h = convolve(p["Conv_0"], silu(normalise(p["GroupNorm_0"], x)))
-    h = normalise(p["GroupNorm_1"], h + dense(p["Dense_0"], silu(embedding)))
+    h = convolve(p["Conv_0"], silu(normalize(p["GroupNorm_0"], x)))
+    h = normalize(p["GroupNorm_1"], h + dense(p["Dense_0"], silu(embedding)))
     h = convolve(p["Conv_1"], silu(h))
     return h + (dense(p["Dense_1"], x) if "Dense_1" in p else x)
 
@@ -75,7 +75,7 @@ def res_block(p, x, embedding):
 def attend(p, x):
     """Self-attention over all pixels, on a residual path; groups of four channels."""
     c = x.shape[-1]
-    pixels = normalise(p["norm"], x, c // 4).reshape(-1, c)
+    pixels = normalize(p["norm"], x, c // 4).reshape(-1, c)
     q, k, v = (dense(p[name], pixels) for name in "qkv")
     weights = softmax(q @ k.T / np.sqrt(c), -1)
     return x + dense(p["projection"], weights @ v).reshape(x.shape)
@@ -89,7 +89,7 @@ def u_net(p, x, level):
     coarse = attend(p["Attention_0"], res_block(p["ResBlock_1"], pooled, embedding))
     joined = np.concatenate([np.kron(coarse, np.ones((2, 2, 1))), fine], -1)
     h = res_block(p["ResBlock_2"], joined, embedding)
-    return convolve(p["Conv_1"], silu(normalise(p["GroupNorm_0"], h)))
+    return convolve(p["Conv_1"], silu(normalize(p["GroupNorm_0"], h)))
 
 
 # ---- networks on the same weights
@@ -305,7 +305,7 @@ def test_the_laplacian_refuses_chunks_of_nothing(number):
 # ---- what every network must keep
 
 
-def test_group_norm_normalises_every_image_of_a_batch_by_itself():
+def test_group_norm_normalizes_every_image_of_a_batch_by_itself():
     """linen's default under `vmap` reduces wrongly; images of other scales show it."""
     images = normals(3, 4, 4, 16) * jnp.array([1.0, 10.0, 0.1])[:, None, None, None] + 5.0
     norm = group_norm()

@@ -77,7 +77,7 @@ def test_processes_end_where_the_papers_do():
         np.testing.assert_allclose(
             process.alpha(jnp.float32(process.t_max)) ** 2, 4.3e-5, rtol=0.01
         )
-    end = np.cos((0.999 + 0.008) / 1.008 * np.pi / 2)  # of the schedule without its normalisation
+    end = np.cos((0.999 + 0.008) / 1.008 * np.pi / 2)  # of the schedule without its normalization
     np.testing.assert_allclose(cosine.alpha(jnp.float32(cosine.t_max)), end, rtol=1e-3)
     assert cosine.t_min == 1e-5
 

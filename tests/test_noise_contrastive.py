@@ -1,7 +1,7 @@
-"""Noise contrast on Gaussians, where log Z, minimisers and asymptotic variances are known.
+"""Noise contrast on Gaussians, where log Z, minimizers and asymptotic variances are known.
 
 The family is E(x) = a/2 |x|^2 with log Z of its own, data are N(0, SCALE^2 I). Every loss
-here is convex in (a, log Z), so that a vanishing mean gradient marks the one minimiser.
+here is convex in (a, log Z), so that a vanishing mean gradient marks the one minimizer.
 """
 
 from functools import partial
@@ -196,7 +196,7 @@ def fit(d, x, y):
 
 
 def asymptotic_covariance(d, nu):
-    """n Cov of the minimiser (theorem 3 of Gutmann & Hyvarinen 2012) by radial quadrature."""
+    """n Cov of the minimizer (theorem 3 of Gutmann & Hyvarinen 2012) by radial quadrature."""
     squares = radial(d, SCALE)
     share = noise_share(d, nu, squares)[0]
     g = np.stack([-squares / 2, -np.ones_like(squares)])

@@ -12,7 +12,7 @@ from tests.statistics import assert_mean
 def test_the_readmes_example_learns_eight_gaussians():
     """Samples have the second moment of the smoothed law, radius^2 + 2 (scale^2 + sigma^2).
 
-    Chains start at the centre, from where all eight modes are equally far; a tenth of the
+    Chains start at the center, from where all eight modes are equally far; a tenth of the
     moment is left for the error of the short training.
     """
     text = (Path(__file__).parents[1] / "README.md").read_text()

@@ -31,9 +31,9 @@ def random_weights(net, *inputs):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        centre = path[-1].key in ("gamma", "alpha")
+        center = path[-1].key in ("gamma", "alpha")
         scale = np.prod(leaf.shape[:-1]) ** -0.5 if path[-1].key == "kernel" else 0.3
-        return jnp.float32(centre + scale * rng.normal(size=leaf.shape))
+        return jnp.float32(center + scale * rng.normal(size=leaf.shape))
 
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     return params, jax.tree.map(partial(np.asarray, dtype=np.float64), params)["params"]
@@ -66,13 +66,13 @@ class Layers:
         return self.p[f"{kind}_{self.taken[kind] - 1}"]
 
     def norm(self, x):
-        return normalise(self.take("InstanceNormPlus"), x, self.level)
+        return normalize(self.take("InstanceNormPlus"), x, self.level)
 
     def conv(self, x, dilation=1):
         return convolve(self.take("Conv"), x, dilation)
 
 
-def normalise(p, x, level=None):
+def normalize(p, x, level=None):
     """InstanceNorm++; `level` selects a row of the conditional one."""
     names = ("gamma", "alpha", "beta")
     gamma, alpha, beta = (p[name] if level is None else p[name][level] for name in names)
@@ -161,10 +161,10 @@ def refine_net(p, x, level, conditional):
     h = None
     for i, units in ((3, 1), (2, 1), (1, 1), (0, 3)):
         h = up(p[f"refine_{i}"], stages[i], coarse=h, last_units=units, conditional=conditional)
-    return convolve(p["Conv_1"], elu(normalise(p["InstanceNormPlus_0"], h, level)))
+    return convolve(p["Conv_1"], elu(normalize(p["InstanceNormPlus_0"], h, level)))
 
 
-# ---- normalisation
+# ---- normalization
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -177,7 +177,7 @@ def test_instance_norm_plus_is_its_formula_for_every_image_of_a_batch(levels):
     assert p["alpha"].shape == ((6,) if levels is None else (levels, 6))
     together = jax.vmap(lambda x: norm.apply(params, x, level))(x)
     for i in range(4):
-        expected = normalise(p, np.float64(x[i]), level)
+        expected = normalize(p, np.float64(x[i]), level)
         assert_close(together[i], expected, 1e-5)
         assert_close(norm.apply(params, x[i], level), expected, 1e-5)
 
@@ -202,7 +202,7 @@ def test_statistics_stay_in_float32_in_a_bfloat16_computation():
     params, p = random_weights(norm, x)
     out = norm.apply(params, x)
     assert out.dtype == jnp.bfloat16
-    assert_close(np.float64(out), normalise(p, np.float64(x)), 2**-8)
+    assert_close(np.float64(out), normalize(p, np.float64(x)), 2**-8)
 
 
 # ---- blocks
@@ -285,7 +285,7 @@ def conv_size(inputs, outputs, *, side=3, bias=True):
     return side**2 * inputs * outputs + bias * outputs
 
 
-def published_size(n, down, refine, *, levels, colours=3):
+def published_size(n, down, refine, *, levels, colors=3):
     """Weights by the tables: `down` (inputs, outputs, dilated), `refine` (inputs, outputs).
 
     Every stage is two residual blocks; every refine block but the first also takes the
@@ -298,7 +298,7 @@ def published_size(n, down, refine, *, levels, colours=3):
     def unit_conv(channels):
         return norm(channels, refining=True) + conv_size(channels, channels, bias=False)
 
-    total = conv_size(colours, n) + norm(n) + conv_size(n, colours)
+    total = conv_size(colors, n) + norm(n) + conv_size(n, colors)
     for number, (inputs, outputs, dilated) in enumerate(down):
         total += norm(inputs) + conv_size(inputs, inputs)
         total += norm(inputs) + conv_size(inputs, outputs)

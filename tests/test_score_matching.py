@@ -125,7 +125,7 @@ def test_gradient_in_the_mean_is_that_of_the_fisher_divergence(loss, d):
 
 @pytest.mark.parametrize("batch_size", [4, 64])
 @each_loss
-def test_the_minimiser_does_not_move_with_the_batch_size(loss, batch_size):
+def test_the_minimizer_does_not_move_with_the_batch_size(loss, batch_size):
     """Over batches, the mean of each batch's gradient vanishes at the true precision."""
     slopes = on_gaussian_data(loss, 2)[1][: N // batch_size * batch_size, 2]
     assert_mean(slopes.reshape(-1, batch_size).mean(1), 0.0)

@@ -36,7 +36,7 @@ SOLVERS = {
     "ancestral, large": lambda process: samplers.ancestral(process, large_variance=True),
     "edm": samplers.edm,
     "edm, churned": lambda process: samplers.edm(process, gamma=0.05, churn_min=0.05),
-    "multistep": samplers.multistep,
+    "dpm_solver_pp_2m": samplers.dpm_solver_pp_2m,
     "euler": samplers.euler,
     "heun": samplers.heun,
     "euler_maruyama": samplers.euler_maruyama,
@@ -44,7 +44,7 @@ SOLVERS = {
         samplers.ancestral(process), snr=0.1
     ),
 }
-ORDERS = {"ddim": 1, "euler": 1, "edm": 2, "heun": 2, "multistep": 2}
+ORDERS = {"ddim": 1, "euler": 1, "edm": 2, "heun": 2, "dpm_solver_pp_2m": 2}
 each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 each_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 
@@ -151,7 +151,7 @@ def test_the_multistep_solver_extrapolates_to_the_middle_of_a_step_of_any_length
     Its order does not tell: with the ratio of steps inverted the errors cancel along a grid.
     """
     denoise_fn = lambda x, sigma: jnp.full_like(x, 0.7) - 1.3 * jnp.log(sigma)  # noqa: E731
-    end = run(samplers.multistep(PROCESSES["edm"]), jnp.array(sigmas), X, None, denoise_fn)
+    end = run(samplers.dpm_solver_pp_2m(PROCESSES["edm"]), jnp.array(sigmas), X, None, denoise_fn)
     y = np.asarray(X, np.float64)
     for step, (level, lower) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
         middle = np.sqrt(level * lower) if step else level  # the first step is ddim
@@ -208,7 +208,7 @@ def run(solver, times, x, key=None, denoise_fn=mixture_denoiser):
 X = jnp.array([2.0, -0.7, 0.1])
 
 
-@pytest.mark.parametrize("name", ["ddim", "ancestral", "edm", "multistep", "edm, churned"])
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "edm", "dpm_solver_pp_2m", "edm, churned"])
 @pytest.mark.parametrize("process", ["vp", "sub_vp", "cosine"])
 def test_every_process_gives_the_same_samples_after_rescaling(name, process):
     """VP = VE: these solvers see a process through its levels alone."""
@@ -237,7 +237,7 @@ def test_where_time_is_the_level_euler_is_ddim_and_heun_is_edm():
 
 def test_the_first_step_of_the_multistep_solver_is_ddim():
     process, sigmas = PROCESSES["edm"], jnp.array([3.0, 1.0])
-    one, other = (run(make(process), sigmas, X) for make in (samplers.multistep, samplers.ddim))
+    one, other = (run(make(process), sigmas, X) for make in (samplers.dpm_solver_pp_2m, samplers.ddim))
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
@@ -412,7 +412,7 @@ def test_the_path_has_the_start_and_ends_as_the_run_does(solver):
 
 
 def test_memory_of_a_run_does_not_grow_with_its_steps():
-    made = samplers.multistep(PROCESSES["vp"])
+    made = samplers.dpm_solver_pp_2m(PROCESSES["vp"])
 
     def temporary(num_steps):
         times = noise.uniform_times(PROCESSES["vp"], num_steps)

@@ -16,9 +16,9 @@ MEANS = np.array([[-1.0, 0.5], [2.0, 1.0], [0.0, -2.0]])
 SCALES, WEIGHTS = np.array([0.4, 1.0, 0.7]), np.array([1.0, 3.0, 2.0])
 
 
-def normal(x, centre, scale):
-    """The density of N(centre, scale^2 I) in the plane, in float64; the last axis is x's."""
-    return np.exp(-np.sum((x - centre) ** 2, -1) / (2 * scale**2)) / (2 * np.pi * scale**2)
+def normal(x, center, scale):
+    """The density of N(center, scale^2 I) in the plane, in float64; the last axis is x's."""
+    return np.exp(-np.sum((x - center) ** 2, -1) / (2 * scale**2)) / (2 * np.pi * scale**2)
 
 
 def along(curve, scale, weights=1.0):
@@ -204,7 +204,7 @@ def test_gaussian_takes_one_scale_for_an_example_of_any_shape():
 
 
 @pytest.mark.parametrize("dimensions", [1, 3])
-def test_mixture_is_equal_by_default_and_normalised_in_any_dimension(dimensions):
+def test_mixture_is_equal_by_default_and_normalized_in_any_dimension(dimensions):
     means = np.stack([np.zeros(dimensions), np.full(dimensions, 2.0)])
     target = targets.gaussian_mixture(jnp.asarray(means), 0.6)
     x = np.full(dimensions, 0.7)
@@ -229,7 +229,7 @@ def test_smoothed_checkerboard_keeps_its_score_far_outside():
     np.testing.assert_allclose(score, -(z + 1 / z) / sigma, rtol=1e-3)
 
 
-def test_rings_have_no_pull_at_their_centre():
+def test_rings_have_no_pull_at_their_center():
     np.testing.assert_array_equal(targets.rings().score(jnp.zeros(2)), np.zeros(2))
 
 

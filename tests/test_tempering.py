@@ -58,7 +58,7 @@ def test_every_replica_that_starts_in_its_law_stays_in_it(name):
     assert info.moves.accept_prob.shape == (20_000, 4, 3)
 
 
-def test_swaps_happen_with_the_documented_probability_to_alternating_neighbours():
+def test_swaps_happen_with_the_documented_probability_to_alternating_neighbors():
     """Frozen chains (tiny steps) at E = 0, 2, 5, 9: only swaps move them."""
     temperatures = jnp.array([1.0, 2.0, 4.0, 8.0])
     energies = np.array([0.0, 2.0, 5.0, 9.0])[::-1]  # the coldest is the highest: swaps likely

@@ -335,7 +335,7 @@ def score_run():
 @pytest.mark.parametrize("one_scan", [True, False])
 @pytest.mark.parametrize("start_run", [score_run, chain_run])
 def test_a_run_resumed_from_its_checkpoint_ends_on_the_same_bits(tmp_path, start_run, one_scan):
-    """Parameters, average, optimiser, step, key and memory: N + N steps are 2 N steps."""
+    """Parameters, average, optimizer, step, key and memory: N + N steps are 2 N steps."""
     step, state = start_run()
     train = partial(fit, step, batches=planar_batches, steps_per_call=4, one_scan=one_scan)
     *_, (whole, _) = train(state=state, num_steps=16)

@@ -54,12 +54,12 @@ def dense(p, x):
     return x @ p["kernel"] + p["bias"]
 
 
-def normalise(p, x, groups):
+def normalize(p, x, groups):
     """Zero mean and unit variance over the pixels and channels of each group."""
     h, w, c = x.shape
     split = x.reshape(h * w, groups, c // groups)
-    centred = split - split.mean((0, 2), keepdims=True)
-    unit = centred / np.sqrt((centred**2).mean((0, 2), keepdims=True) + 1e-6)
+    centered = split - split.mean((0, 2), keepdims=True)
+    unit = centered / np.sqrt((centered**2).mean((0, 2), keepdims=True) + 1e-6)
     return unit.reshape(x.shape) * p["scale"] + p["bias"]
 
 
@@ -76,16 +76,16 @@ def convolve(p, x, before=1, after=1, stride=1):
 
 def res_block(p, x, embedding, groups, resample=lambda x: x, scale=1.0):
     """`groups` are those of the two norms."""
-    h = resample(swish(normalise(p["norm_0"], x, groups[0])))
+    h = resample(swish(normalize(p["norm_0"], x, groups[0])))
     h = convolve(p["conv_0"], h) + dense(p["shift"], swish(embedding))
-    h = convolve(p["conv_1"], swish(normalise(p["norm_1"], h, groups[1])))
+    h = convolve(p["conv_1"], swish(normalize(p["norm_1"], h, groups[1])))
     x = resample(x)
     return scale * (h + (dense(p["shortcut"], x) if "shortcut" in p else x))
 
 
 def attend(p, x, groups, scale=1.0):
     c = x.shape[-1]
-    h = normalise(p["norm"], x, groups).reshape(-1, c)
+    h = normalize(p["norm"], x, groups).reshape(-1, c)
     q, k, v = (dense(p[name], h) for name in "qkv")
     h = dense(p["projection"], softmax(q @ k.T / np.sqrt(c), -1) @ v)
     return scale * (x + h.reshape(x.shape))
@@ -117,7 +117,7 @@ def u_net(p, x, level):
     h = convolve(p["up_1_double"], np.kron(h, np.ones((2, 2, 1))))
     for j, skip in enumerate((s1, s0)):
         h = res_block(p[f"up_0_block_{j}"], np.concatenate([h, skip], -1), e, (4, 2))
-    return convolve(p["conv_out"], swish(normalise(p["norm_out"], h, 2)))
+    return convolve(p["conv_out"], swish(normalize(p["norm_out"], h, 2)))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_convolution_is_scipys_at_every_stride_th_pixel(stride, padding, shape):
 
 
 def test_halving_convolution_pads_after_the_image_as_tensorflow_does():
-    """Output (i, j) is centred at pixel (2i + 1, 2j + 1): the direct sum, zeros beyond."""
+    """Output (i, j) is centered at pixel (2i + 1, 2j + 1): the direct sum, zeros beyond."""
     x, net = normals(4, 6, 2), Conv(3, stride=2, padding=(0, 1))
     params, p = random_weights(net, x)
     expected = np.zeros((2, 3, 3))
@@ -274,7 +274,7 @@ def test_half_the_channels_have_a_quarter_of_the_parameters():
     assert number_of_parameters(UNet(channels=64), jnp.zeros((32, 32, 3))) == ddpm_count(64)
 
 
-def test_grey_images_of_28_pixels_have_attention_at_7():
+def test_gray_images_of_28_pixels_have_attention_at_7():
     net = UNet(channels=32, multipliers=(1, 2, 2), attention_sides=(7,))
     out, params = jax.eval_shape(
         net.init_with_output, jax.random.key(0), jnp.zeros((28, 28, 1)), LEVEL

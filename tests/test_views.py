@@ -24,7 +24,7 @@ def test_a_square_is_the_middle_at_another_scale(side):
     for channel, (ramp, axis) in enumerate([(39 + place, 0), (19 + place, 1), (216 - place, 0)]):
         expected = np.broadcast_to(np.expand_dims(ramp, 1 - axis), (side, side))
         error = np.abs(found[..., channel] - expected)
-        assert error[inner, inner].max() <= 0.6  # half a grey level, and Pillow's fixed point
+        assert error[inner, inner].max() <= 0.6  # half a gray level, and Pillow's fixed point
 
 
 def test_a_square_at_its_own_scale_is_the_cut_alone():
@@ -34,7 +34,7 @@ def test_a_square_at_its_own_scale_is_the_cut_alone():
 
 
 def test_a_square_does_not_alias():
-    """Stripes of one pixel, black and white, become grey at a quarter of their resolution."""
+    """Stripes of one pixel, black and white, become gray at a quarter of their resolution."""
     stripes = np.broadcast_to(np.arange(64)[:, None, None] % 2 * 255, (64, 64, 3))
     assert np.abs(square(stripes.astype(np.uint8), 16)[1:-1].astype(float) - 127.5).max() <= 10
 
@@ -46,7 +46,7 @@ def test_a_crop_that_the_image_does_not_hold_is_refused(crop):
 
 
 @pytest.mark.parametrize(
-    "image", [IMAGE, to_unit(IMAGE), IMAGE[..., :1]], ids=["rgb", "floats", "grey"]
+    "image", [IMAGE, to_unit(IMAGE), IMAGE[..., :1]], ids=["rgb", "floats", "gray"]
 )
 def test_an_image_is_mirrored_half_of_the_time_and_else_kept(image):
     keys = jax.random.split(jax.random.key(0), 10_000)

@@ -41,7 +41,7 @@ def energy(law: str, x: np.ndarray) -> np.ndarray:
 
 @cache
 def quadrature(law: str) -> tuple[np.ndarray, np.ndarray]:
-    """The centres of a grid's cells, (n, 2), and their probabilities."""
+    """The centers of a grid's cells, (n, 2), and their probabilities."""
     line = HALF_WIDTH * ((np.arange(CELLS) + 0.5) * 2 / CELLS - 1)
     points = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
     energies = np.concatenate([energy(law, part) for part in np.array_split(points, 100)])

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from ebm_jax.checkpoints.terms import CheckpointError, reason
-from ebm_jax.processes import is_first
+from ebm_jax.distributed import is_first
 
 CONTENTS = "contents.json"
 
@@ -103,7 +103,7 @@ def load(checkpointer: Any, step: int, like: PyTree) -> PyTree:
         ) from error
     if differs := differs or difference(tree, abstract):  # the kind of a key shows only now
         raise CheckpointError(
-            f"{name} is of another architecture: {differs}. Give the network and the optimiser "
+            f"{name} is of another architecture: {differs}. Give the network and the optimizer "
             "that it was saved with, or another folder."
         )
     return tree

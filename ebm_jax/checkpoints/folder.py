@@ -21,7 +21,7 @@ from ebm_jax.checkpoints.terms import (
     lowest,
     not_written,
 )
-from ebm_jax.processes import first_says, is_first, wait_for_all
+from ebm_jax.distributed import first_says, is_first, wait_for_all
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of one that is being written
 

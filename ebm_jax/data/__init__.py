@@ -27,7 +27,7 @@ from ebm_jax.data.readers import read
 from ebm_jax.data.records import Records
 from ebm_jax.data.rows import Rows
 from ebm_jax.data.views import mirror, square
-from ebm_jax.processes import is_first, wait_for_all
+from ebm_jax.distributed import is_first, wait_for_all
 
 NAMES = tuple(PARSERS)
 Pixels = np.ndarray | Records
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = Non
 
     Args:
         path: one of
-            "digits": scikit-learn's 1,797 grey images of 8x8 (a folder so named is "./digits");
+            "digits": scikit-learn's 1,797 gray images of 8x8 (a folder so named is "./digits");
             a name of NAMES, "mnist", "cifar10": the set as tensorflow-datasets keeps it, prepared
                 at the first use (extra `datasets`; `prepare` takes local copies of its files);
                 "celeb_a/64" has its images as squares of 64x64, of any such side;
@@ -70,7 +70,7 @@ def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = Non
                 any image of the file has a negative value, test images included, else as
                 [0, 1] (`Images.values` says which). Labels are whole numbers or words (y_train,
                 train_labels, labels, y, targets, target, arr_1);
-            a folder of images, all of one size and all grey or all RGB once turned as their
+            a folder of images, all of one size and all gray or all RGB once turned as their
                 EXIF data ask: in the order of their names and without labels, or in one
                 subfolder per class; also folders "train" and "test" (or "val") of either.
                 Files with other suffixes and hidden ones are passed over;

@@ -16,7 +16,7 @@ _VALUES = "uint8 in 0..255, or floats in [0, 1] or [-1, 1] without NaN"
 _TRAIN = ("x_train", "train_images", "images", "x", "samples", "data", "pixels", "arr_0")
 _TRAIN_LABELS = ("y_train", "train_labels", "labels", "y", "targets", "target", "arr_1")
 _TEST, _TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
-_ROUND_OFF = 1e-3  # outside of [0, 1] or [-1, 1]: less than half of a grey level
+_ROUND_OFF = 1e-3  # outside of [0, 1] or [-1, 1]: less than half of a gray level
 _BLOCK = 1024  # images that are converted at once
 
 _VERSIONS = {

@@ -20,7 +20,7 @@ class DataError(ValueError):
 
 
 class Images(NamedTuple):
-    """Images of one size: grey (c = 1) or red, green and blue (c = 3), in memory or on disk.
+    """Images of one size: gray (c = 1) or red, green and blue (c = 3), in memory or on disk.
 
     Attributes:
         pixels: the images.

@@ -111,7 +111,7 @@ def _pixels(files: list[Path], folder: Path) -> np.ndarray:
             pixels = np.empty((len(files), *shape), np.uint8)
         if shape != pixels.shape[1:]:
             found = f"{file} has shape {shape}, unlike {files[0].name} of {pixels.shape[1:]}"
-            raise wrong(found, "one size and all grey or all RGB", "resize or convert it")
+            raise wrong(found, "one size and all gray or all RGB", "resize or convert it")
         pixels[i] = values
     return as_pixels(pixels, str(folder))
 
@@ -124,5 +124,5 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         with open_image(file) as image:
             if image.mode not in ("L", "RGB") or getattr(image, "n_frames", 1) > 1:
                 found = f"{file} has mode {image.mode}, or several frames"
-                raise wrong(found, "one frame of 8-bit grey (L) or RGB", "convert it by Pillow")
+                raise wrong(found, "one frame of 8-bit gray (L) or RGB", "convert it by Pillow")
             yield image

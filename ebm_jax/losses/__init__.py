@@ -20,9 +20,9 @@ from ebm_jax.losses.diffusion import (
 )
 from ebm_jax.losses.discrepancy import energy_discrepancy
 from ebm_jax.losses.implicit import implicit_score, vera, vera_proposal
-from ebm_jax.losses.likelihood import (
+from ebm_jax.losses.contrastive_divergence import (
     contrastive_divergence,
-    nearest_neighbour_entropy,
+    nearest_neighbor_entropy,
     sampler_energy,
     squared_energies,
     squared_gradient,
@@ -66,7 +66,7 @@ __all__ = [
     "implicit_score",
     "learned_stein",
     "likelihood_weighted",
-    "nearest_neighbour_entropy",
+    "nearest_neighbor_entropy",
     "noise_conditional",
     "noise_contrastive",
     "ranking_noise_contrastive",

@@ -30,10 +30,10 @@ References:
 import jax
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_scalar
-from ebm_jax.losses.likelihood import energy_of_sampler
+from ebm_jax._checks import check_scalar
+from ebm_jax.losses.contrastive_divergence import energy_of_sampler
 from ebm_jax.losses.noise_contrastive import LogDensityFn, logistic_contrast
-from ebm_jax.precision import level_for
+from ebm_jax._precision import level_for
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 
@@ -48,7 +48,7 @@ def reverse_kl(energy_fn: EnergyFn, x: Example, log_q: Scalar) -> Scalar:
     Args:
         energy_fn: E(x); its parameters are held fixed.
         x: one draw of q as a differentiable function of its parameters.
-        log_q: log q(x), normalised.
+        log_q: log q(x), normalized.
 
     Returns:
         The generator's loss, a scalar.
@@ -74,7 +74,7 @@ def flow_contrastive(
 
     Args:
         energy_fn: E(x); its parameters are held fixed, and so is `log_z`.
-        log_noise_fn: log q(x), normalised, as a function of the flow's parameters too.
+        log_noise_fn: log q(x), normalized, as a function of the flow's parameters too.
         x_data: one example of the data; batch with `jax.vmap`.
         x_noise: nu draws of q as differentiable functions of its parameters. For
             `noise_contrastive` stop the gradient of these and of `log_noise_fn`.

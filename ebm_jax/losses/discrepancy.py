@@ -11,9 +11,9 @@ draw, a mean over draws stands for the integral.
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.checks import check_count, check_not_negative
+from ebm_jax._checks import check_count, check_not_negative
 from ebm_jax.losses.functions import checked_energy, checked_example, checked_level
-from ebm_jax.precision import normal_for
+from ebm_jax._precision import normal_for
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
@@ -24,14 +24,14 @@ def energy_discrepancy(
     sigma: Scalar,
     *,
     num_negatives: int,
-    stabiliser: float = 1.0,
+    stabilizer: float = 1.0,
 ) -> Scalar:
     """Energy discrepancy of one example, with a Gaussian blur.
 
         loss = log( w / M + 1/M sum_j exp(E(x) - E(x_j)) )
         x_j = x + sigma n + sigma n_j,   n, n_j ~ N(0, I)
 
-    with M = `num_negatives` and w = `stabiliser`, the estimate of [1] for t = sigma^2. It
+    with M = `num_negatives` and w = `stabilizer`, the estimate of [1] for t = sigma^2. It
     interpolates between two losses. As sigma -> 0 its mean is, for w = 1 and c = M / (M + 1),
 
         E[loss] = -log c + c sigma^2 E[1/2 |s|^2 + div s] + O(sigma^4),   s = -grad E,
@@ -41,9 +41,9 @@ def energy_discrepancy(
 
     With w = 1 it is the ranking loss of [2], less log M: tell x from M draws of
     N(x + sigma n, sigma^2 I). Given the blurred point those are fair negatives, so the
-    minimiser is -log p(x) for every M and sigma; for M = 1 the mean is that of
+    minimizer is -log p(x) for every M and sigma; for M = 1 the mean is that of
     `conditional_noise_contrastive` with noise of scale sqrt(2) sigma. With another w the
-    minimiser of a finite M is off by order 1 / M, and with w = 0 there may be none.
+    minimizer of a finite M is off by order 1 / M, and with w = 0 there may be none.
 
     Its minimum is not zero: for data N(m, s^2 I) and M -> inf it is
     d/2 log(s^2 / (s^2 + sigma^2)).
@@ -54,15 +54,15 @@ def energy_discrepancy(
         x: one example, of any shape; batch with `jax.vmap`.
         sigma: noise level sqrt(t), positive, in the units of `x`. Small ones resolve
             detail, those as large as the gaps between modes teach their weights; levels
-            may be drawn at random, since all have the same minimiser.
+            may be drawn at random, since all have the same minimizer.
         num_negatives: M, at least 1.
-        stabiliser: w, not negative.
+        stabilizer: w, not negative.
 
     Returns:
         The loss, a scalar.
 
     Raises:
-        ValueError: for a number of negatives or a stabiliser out of range.
+        ValueError: for a number of negatives or a stabilizer out of range.
 
     References:
         [1] Schroder et al., arXiv:2307.06431.
@@ -70,12 +70,12 @@ def energy_discrepancy(
     """
     name = "energy_discrepancy"
     check_count(name, num_negatives=num_negatives)
-    check_not_negative(name, stabiliser=stabiliser)
+    check_not_negative(name, stabilizer=stabilizer)
     start, sigma = checked_example(name, x=x), checked_level(name, x, sigma=sigma)
     energy_fn = checked_energy(name, "energy_fn(x)", energy_fn, x)
     key_blur, key_negatives = jax.random.split(key)
-    centre = start + sigma * normal_for(key_blur, x)
+    center = start + sigma * normal_for(key_blur, x)
     noise = jax.random.normal(key_negatives, (num_negatives, *x.shape), start.dtype)
-    gains = jax.vmap(lambda n: energy_fn(start) - energy_fn(centre + sigma * n))(noise)
-    log_terms = jnp.append(gains, jnp.log(jnp.asarray(stabiliser, gains.dtype)))
+    gains = jax.vmap(lambda n: energy_fn(start) - energy_fn(center + sigma * n))(noise)
+    log_terms = jnp.append(gains, jnp.log(jnp.asarray(stabilizer, gains.dtype)))
     return jax.nn.logsumexp(log_terms) - jnp.log(num_negatives)

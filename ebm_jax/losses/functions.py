@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_positive, check_result
-from ebm_jax.precision import level_for, widened
+from ebm_jax._checks import check_positive, check_result
+from ebm_jax._precision import level_for, widened
 from ebm_jax.types import Example, Scalar
 
 FieldFn = Callable[..., Example]

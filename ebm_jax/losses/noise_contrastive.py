@@ -1,6 +1,6 @@
-"""Noise contrast: an unnormalised density learned by telling data from noise of a known law.
+"""Noise contrast: an unnormalized density learned by telling data from noise of a known law.
 
-With log p(x) = -E(x) - log Z and noise of normalised density q, the log-ratio of one
+With log p(x) = -E(x) - log Z and noise of normalized density q, the log-ratio of one
 point is
 
     r(x) = log p(x) - log q(x) = -E(x) - log Z - log q(x),
@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_scalar, check_shape
+from ebm_jax._checks import check_scalar, check_shape
 from ebm_jax.losses.functions import checked_energy, checked_example
-from ebm_jax.precision import level_for
+from ebm_jax._precision import level_for
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 LogDensityFn = Callable[[Example], Scalar]
@@ -52,7 +52,7 @@ def noise_contrastive(
 
     Args:
         energy_fn: E(x), a scalar for one example.
-        log_noise_fn: log q(x), normalised: `targets.log_density` of a target, of a flow its
+        log_noise_fn: log q(x), normalized: `targets.log_density` of a target, of a flow its
             method `log_density`.
         x_data: one example of the data; batch with `jax.vmap`.
         x_noise: nu independent draws of q.

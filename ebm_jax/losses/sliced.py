@@ -5,7 +5,7 @@ With E[v v^T] = I, v . J v has mean tr J and (v . s)^2 has mean |s|^2, so that
     v . J v + 1/2 (v . s)^2        (sliced)
     v . J v + 1/2 |s|^2            (variance-reduced)
 
-both have the mean of `exact_score_matching` at every x: same minimiser, same minimum, for
+both have the mean of `exact_score_matching` at every x: same minimizer, same minimum, for
 data N(m, s^2 I) -d / (2 s^2). A probe is any draw of v with E[v v^T] = I: `rademacher`,
 `gaussian`, `sphere` of `calculus`. Several slices of one x share its score and are taken
 one after another: on CPU that is faster than all at once, and takes less memory.
@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax.calculus import rademacher
-from ebm_jax.checks import check_count, check_positive, check_result
+from ebm_jax._checks import check_count, check_positive, check_result
 from ebm_jax.losses.functions import checked_energy, checked_example, checked_field
-from ebm_jax.precision import level_for, widened
+from ebm_jax._precision import level_for, widened
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 DrawProbe = Callable[[PRNGKey, Example], Example]
@@ -168,12 +168,12 @@ def finite_difference_score_matching(
     check_positive(name, epsilon=epsilon)
     slices, at = _draw_slices(name, draw_probe, key, x, num_slices)
     energy_fn = checked_energy(name, "energy_fn(x)", energy_fn, at)
-    centre, epsilon = energy_fn(at), level_for(x, epsilon)
+    center, epsilon = energy_fn(at), level_for(x, epsilon)
 
     def along(v: Example) -> Scalar:
         ahead, behind = energy_fn(at + epsilon * v), energy_fn(at - epsilon * v)
         slope = (ahead - behind) / (2 * epsilon)
-        return 0.5 * slope**2 - ((ahead - centre) - (centre - behind)) / epsilon**2
+        return 0.5 * slope**2 - ((ahead - center) - (center - behind)) / epsilon**2
 
     return jnp.mean(jax.vmap(along)(slices))
 

@@ -8,7 +8,7 @@ and for data of score s_data, integrating by parts,
 
     E_data[ s . f + div f - lambda |f|^2 ] = E_data[ (s - s_data) . f - lambda |f|^2 ].
 
-The critic f maximises this, the model minimises it: no samples of the model and no second
+The critic f maximises this, the model minimizes it: no samples of the model and no second
 derivatives of its energy. The best critic and what it attains are
 
     f* = (s - s_data) / (2 lambda),   E_data |s - s_data|^2 / (4 lambda).
@@ -29,9 +29,9 @@ References:
 import jax.numpy as jnp
 
 from ebm_jax.calculus import divergence, hutchinson_divergence
-from ebm_jax.checks import check_count, check_positive
+from ebm_jax._checks import check_count, check_positive
 from ebm_jax.losses.functions import checked_example, checked_field
-from ebm_jax.precision import level_for
+from ebm_jax._precision import level_for
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -42,7 +42,7 @@ def learned_stein(
 
         loss = s(x) . f(x) + div f(x) - lambda |f(x)|^2
 
-    The model minimises it; the critic minimises its negative. Its mean at the best critic
+    The model minimizes it; the critic minimizes its negative. Its mean at the best critic
     is the Fisher divergence E|s - s_data|^2 over 4 lambda, zero when the model is right;
     and then no critic has a mean above zero.
 

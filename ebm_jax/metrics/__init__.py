@@ -8,9 +8,9 @@ from ebm_jax.metrics.chains import (
 )
 from ebm_jax.metrics.discrepancy import Estimate, squared_mmd, squared_mmd_with_error
 from ebm_jax.metrics.distances import (
-    Memorisation,
+    Memorization,
     median_distance,
-    memorisation,
+    memorization,
     nearest_distance,
     sliced_wasserstein,
 )
@@ -58,7 +58,7 @@ __all__ = [
     "Inception",
     "InceptionScore",
     "KernelDistance",
-    "Memorisation",
+    "Memorization",
     "Moments",
     "PrecisionRecall",
     "Statistics",
@@ -79,7 +79,7 @@ __all__ = [
     "load_inception",
     "load_statistics",
     "median_distance",
-    "memorisation",
+    "memorization",
     "merge_moments",
     "moments",
     "nearest_distance",

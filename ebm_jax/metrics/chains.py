@@ -30,7 +30,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import rankdata
 from jaxtyping import Array, Float, Shaped
 
-from ebm_jax.precision import check_numbers, narrowed
+from ebm_jax._precision import check_numbers, narrowed
 
 Draws = Shaped[np.ndarray, "_ _ ..."] | Shaped[Array, "_ _ ..."]  # (chains, steps, ...)
 Each = Float[Array, "..."]  # a number for every entry
@@ -122,10 +122,10 @@ def _variances(x: Array) -> tuple[Array, Array, Array]:
     start = x[:, :1]
     moved = x - start
     mean = jnp.mean(moved, 1, keepdims=True)
-    centred = moved - mean
-    within = jnp.mean(jnp.sum(centred**2, 1), 0) / (x.shape[1] - 1)
+    centered = moved - mean
+    within = jnp.mean(jnp.sum(centered**2, 1), 0) / (x.shape[1] - 1)
     between = jnp.var(start - start[:1] + mean, (0, 1), ddof=1)
-    return within, between, centred
+    return within, between, centered
 
 
 def _r_hat(x: Array) -> Array:
@@ -138,8 +138,8 @@ def _geyer(name: str, draws: Draws) -> Array:
     """tau by the initial monotone positive sequence, no less than 1 / log10(m n)."""
     halves = _halves(name, draws)
     n = halves.shape[1]
-    within, between, centred = _variances(halves)
-    lacking = within[None] - jnp.mean(_autocovariance(centred), 0)
+    within, between, centered = _variances(halves)
+    lacking = within[None] - jnp.mean(_autocovariance(centered), 0)
     rho = (1 - lacking / ((n - 1) / n * within + between)[None]).at[0].set(1.0)
     pairs = rho[: n - n % 2 : 2] + rho[1::2]
     trusted = jnp.cumprod(pairs > 0, axis=0, dtype=pairs.dtype)
@@ -147,10 +147,10 @@ def _geyer(name: str, draws: Draws) -> Array:
     return jnp.maximum(tau, 1 / math.log10(draws.shape[0] * draws.shape[1]))
 
 
-def _autocovariance(centred: Array) -> Array:
+def _autocovariance(centered: Array) -> Array:
     """sum_i x_i x_{i + t} / n at every lag t of axis 1, by the Wiener-Khinchin theorem."""
-    n = centred.shape[1]
-    spectrum = jnp.abs(jnp.fft.rfft(centred, 2 * n, axis=1)) ** 2
+    n = centered.shape[1]
+    spectrum = jnp.abs(jnp.fft.rfft(centered, 2 * n, axis=1)) ** 2
     return jnp.fft.irfft(spectrum, 2 * n, axis=1)[:, :n] / n
 
 

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_positive
-from ebm_jax.precision import Samples, check_numbers, level_for, narrowed
+from ebm_jax._checks import check_positive
+from ebm_jax._precision import Samples, check_numbers, level_for, narrowed
 from ebm_jax.types import Scalar
 
 
@@ -73,7 +73,7 @@ def squared_mmd_with_error(x: Samples, y: Samples, *, bandwidth: float | Scalar)
         _row_sums(a, b, bandwidth) for a, b in ((x, x), (y, y), (x, y), (y, x))
     )
     value = jnp.sum(xx) / (n * (n - 1)) + jnp.sum(yy) / (m * (m - 1)) - 2 * jnp.mean(xy) / m
-    spread_x, spread_y = centred_square(xx, xx_squares), centred_square(yy, yy_squares)
+    spread_x, spread_y = centered_square(xx, xx_squares), centered_square(yy, yy_squares)
     residuals = xy_squares - jnp.sum(xy**2) / m - jnp.sum(yx**2) / n + jnp.sum(xy) ** 2 / (n * m)
     across = 4 * jnp.maximum(residuals, 0.0) / ((n - 1) * (m - 1)) / (n * m)
     first = jnp.var(2 * xx / (n - 2) - 2 * xy / m, ddof=1) / n - 4 * spread_x / (n * (n - 2))
@@ -82,7 +82,7 @@ def squared_mmd_with_error(x: Samples, y: Samples, *, bandwidth: float | Scalar)
     return Estimate(value, jnp.sqrt(jnp.maximum(first - 2 * across, 0.0) + second))
 
 
-def centred_square(sums: Float[Array, " n"], squares: Scalar) -> Scalar:
+def centered_square(sums: Float[Array, " n"], squares: Scalar) -> Scalar:
     """E (h - h_1 - h_1' + E h)^2 without bias, from row sums of h and the sum of h^2.
 
     Over n >= 4 distinct points, the diagonal counted as 0 (U-centring).

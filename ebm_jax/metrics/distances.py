@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.metrics.discrepancy import Estimate, check_sample, paired_rows
-from ebm_jax.precision import Samples, centred, narrowed
+from ebm_jax._precision import Samples, centered, narrowed
 from ebm_jax.types import PRNGKey, Scalar
 
 
-class Memorisation(NamedTuple):
+class Memorization(NamedTuple):
     """Median distances to the nearest training example.
 
     Attributes:
@@ -48,7 +48,7 @@ def median_distance(x: Samples) -> Scalar:
 def nearest_distance(x: Samples, reference: Samples) -> Float[Array, " n"]:
     """For every row of `x`, the Euclidean distance to the nearest row of `reference`.
 
-    Samples much nearer to the training set than held-out data are were learnt by heart.
+    Samples much nearer to the training set than held-out data are were learned by heart.
 
     Args:
         x: rows of booleans, integers or floats, of NumPy or JAX.
@@ -57,21 +57,21 @@ def nearest_distance(x: Samples, reference: Samples) -> Float[Array, " n"]:
     Raises:
         ValueError: for an empty set, or examples of two shapes.
     """
-    rows, points = centred(*paired_rows("nearest_distance", reference, x, least=1))
+    rows, points = centered(*paired_rows("nearest_distance", reference, x, least=1))
     half_squares = jnp.sum(rows**2, -1) / 2
 
     def nearest(point: Array) -> Scalar:
         # Found by a matmul, up to its round-off; measured without cancellation.
-        neighbour = rows[jnp.argmin(half_squares - rows @ point)]
-        return jnp.sqrt(jnp.sum((neighbour - point) ** 2))
+        neighbor = rows[jnp.argmin(half_squares - rows @ point)]
+        return jnp.sqrt(jnp.sum((neighbor - point) ** 2))
 
     return jax.lax.map(nearest, points, batch_size=min(64, points.shape[0]))
 
 
-def memorisation(samples: Samples, held_out: Samples, train: Samples) -> Memorisation:
+def memorization(samples: Samples, held_out: Samples, train: Samples) -> Memorization:
     """How near samples are to the training set, against how near held-out examples are.
 
-    By pixels or by features. Blurred samples are near as well: look at the neighbours
+    By pixels or by features. Blurred samples are near as well: look at the neighbors
     before you call a small ratio a memory.
 
     Args:
@@ -83,9 +83,9 @@ def memorisation(samples: Samples, held_out: Samples, train: Samples) -> Memoris
         ValueError: for an empty set, or examples of two shapes.
     """
     for examples in (samples, held_out):
-        paired_rows("memorisation", examples, train, least=1)
+        paired_rows("memorization", examples, train, least=1)
     near, far = (jnp.median(nearest_distance(x, train)) for x in (samples, held_out))
-    return Memorisation(near, far, near / far)
+    return Memorization(near, far, near / far)
 
 
 def sliced_wasserstein(
@@ -117,7 +117,7 @@ def sliced_wasserstein(
         Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015.
     """
     check_count("sliced_wasserstein", least=2, num_projections=num_projections)
-    x, y = centred(*paired_rows("sliced_wasserstein", x, y, least=1))
+    x, y = centered(*paired_rows("sliced_wasserstein", x, y, least=1))
     widths, i, j = _shared_steps(x.shape[0], y.shape[0])
 
     def along(direction: Array) -> Scalar:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 from numpy import ndarray
 
-from ebm_jax.precision import check_numbers
+from ebm_jax._precision import check_numbers
 
 # (rows, features), of any two sizes and any type of number, of NumPy or JAX: what sets must
 # share is checked with a sentence.

@@ -4,7 +4,7 @@
 
 No square root of a matrix is needed. With any factors C_x = A^T A and C_y = B^T B the last
 trace is the sum of the singular values of A B^T, the square roots of the eigenvalues of a
-symmetric matrix. A is a Cholesky factor; the centred rows themselves over sqrt(n - 1) where
+symmetric matrix. A is a Cholesky factor; the centered rows themselves over sqrt(n - 1) where
 there are no more of them than features, so that a singular covariance loses no digits to
 its zeros; and eigenvectors where a covariance of many rows is singular all the same.
 

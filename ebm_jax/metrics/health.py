@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.checks import check_energy
-from ebm_jax.precision import Samples, check_numbers, widened
+from ebm_jax._checks import check_energy
+from ebm_jax._precision import Samples, check_numbers, widened
 from ebm_jax.types import EnergyFn, Scalar
 
 

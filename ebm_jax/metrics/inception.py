@@ -32,7 +32,7 @@ def inception_outputs(
 
     Args:
         inception: from `load_inception`.
-        pixels: uint8 images of one size, RGB (c = 3) or grey (c = 1, repeated in all three
+        pixels: uint8 images of one size, RGB (c = 3) or gray (c = 1, repeated in all three
             channels), or an iterable of such arrays, of any number of images each, where there
             are too many for memory.
         batch_size: images computed at once, rounded up to a multiple of the devices.
@@ -43,7 +43,7 @@ def inception_outputs(
         numpy, in the order of the images.
 
     Raises:
-        ValueError: no image, images of two sizes, not uint8, or not grey or RGB; or a
+        ValueError: no image, images of two sizes, not uint8, or not gray or RGB; or a
             batch_size that is not positive.
 
     References:

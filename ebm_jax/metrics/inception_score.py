@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy import ndarray
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.metrics.features import Features, check_finite, check_rows
 
 BLOCK = 64  # rows at once: half a megabyte of logits, which stays in the cache

@@ -88,7 +88,7 @@ def _check_entries(state_dict: Mapping[str, np.ndarray]) -> None:
 def convert(state_dict: Mapping[str, np.ndarray]) -> PyTree:
     """Parameters of `InceptionV3` from the weights' usual PyTorch form.
 
-    A batch normalisation that no longer trains is affine, and goes into its convolution:
+    A batch normalization that no longer trains is affine, and goes into its convolution:
 
         kernel = w g,   bias = b - m g,   g = gain / sqrt(v + .001)
 

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.metrics.features import Features, check_finite, check_rows
-from ebm_jax.precision import widened
+from ebm_jax._precision import widened
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 Index = Int[ndarray, "subsets size"]

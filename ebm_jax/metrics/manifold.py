@@ -1,6 +1,6 @@
 """How far two sets of features cover each other, by balls around their rows.
 
-The ball of a row reaches to its k-th nearest neighbour in its own set; it is closed. Of
+The ball of a row reaches to its k-th nearest neighbor in its own set; it is closed. Of
 real rows r_j, their balls B_j, and fake rows f_i
 
     precision = share of the f_i in some B_j          are samples like data?
@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.metrics.features import Features, check_finite, check_rows
-from ebm_jax.precision import centred
+from ebm_jax._precision import centered
 from ebm_jax.types import Scalar
 
 BLOCK = 256  # rows at once: 50 MiB of distances to 50,000 others
@@ -53,7 +53,7 @@ def precision_recall(real: Features, fake: Features, *, k: int = 3) -> Precision
     Args:
         real: features of data, more than k rows.
         fake: features of samples, more than k rows.
-        k: the neighbour that a ball reaches to.
+        k: the neighbor that a ball reaches to.
 
     Raises:
         ValueError: for a k out of range, two widths, or features that are not finite.
@@ -61,7 +61,7 @@ def precision_recall(real: Features, fake: Features, *, k: int = 3) -> Precision
     References:
         Kynkaanniemi et al., arXiv:1904.06991.
     """
-    real, fake = _centred("precision_recall", real, fake, k)
+    real, fake = _centered("precision_recall", real, fake, k)
     precision = _balls_that_hold(fake, real, _radii(real, k)) > 0
     recall = _balls_that_hold(real, fake, _radii(fake, k)) > 0
     return PrecisionRecall(_mean(precision), _mean(recall))
@@ -76,7 +76,7 @@ def density_coverage(real: Features, fake: Features, *, k: int = 5) -> DensityCo
     Args:
         real: features of data, more than k rows.
         fake: features of samples, more than k rows.
-        k: the neighbour that a ball reaches to.
+        k: the neighbor that a ball reaches to.
 
     Raises:
         ValueError: for a k out of range, two widths, or features that are not finite.
@@ -84,7 +84,7 @@ def density_coverage(real: Features, fake: Features, *, k: int = 5) -> DensityCo
     References:
         Naeem et al., arXiv:2002.09797.
     """
-    real, fake = _centred("density_coverage", real, fake, k)
+    real, fake = _centered("density_coverage", real, fake, k)
     radii = _radii(real, k)
     density = _mean(_balls_that_hold(fake, real, radii)) / k
     return DensityCoverage(density, _mean(_occupied(real, radii, fake)))
@@ -94,12 +94,12 @@ def _mean(counts: Int[Array, " n"] | Bool[Array, " n"]) -> float:
     return float(np.mean(np.asarray(counts)))  # in float64
 
 
-def _centred(
+def _centered(
     name: str, real: Features, fake: Features, k: int
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     check_count(name, k=k)
     check_rows(name, real, fake, least=k + 1)
-    left, right = centred(real, fake)
+    left, right = centered(real, fake)
     check_finite(name, np.asarray(jnp.sum(left, 0) + jnp.sum(right, 0)))
     return left, right
 
@@ -129,26 +129,26 @@ def _radii(rows: Float[Array, "n d"], k: int) -> Float[Array, " n"]:
 
 @jax.jit
 def _balls_that_hold(
-    points: Float[Array, "m d"], centres: Float[Array, "n d"], radii: Float[Array, " n"]
+    points: Float[Array, "m d"], centers: Float[Array, "n d"], radii: Float[Array, " n"]
 ) -> Int[Array, " m"]:
     """For every point, the number of balls that it lies in; `radii` are squared."""
-    squares = jnp.sum(centres**2, -1)
+    squares = jnp.sum(centers**2, -1)
 
     def count(point: Float[Array, " d"]) -> Int[Array, ""]:
-        return jnp.sum(_squared_distances(point, centres, squares) <= radii)
+        return jnp.sum(_squared_distances(point, centers, squares) <= radii)
 
     return jax.lax.map(count, points, batch_size=min(BLOCK, points.shape[0]))
 
 
 @jax.jit
 def _occupied(
-    centres: Float[Array, "n d"], radii: Float[Array, " n"], points: Float[Array, "m d"]
+    centers: Float[Array, "n d"], radii: Float[Array, " n"], points: Float[Array, "m d"]
 ) -> Bool[Array, " n"]:
     """For every ball, whether it holds a point; `radii` are squared."""
     squares = jnp.sum(points**2, -1)
 
     def holds(ball: tuple[Float[Array, " d"], Scalar]) -> Bool[Array, ""]:
-        centre, radius = ball
-        return jnp.any(_squared_distances(centre, points, squares) <= radius)
+        center, radius = ball
+        return jnp.any(_squared_distances(center, points, squares) <= radius)
 
-    return jax.lax.map(holds, (centres, radii), batch_size=min(BLOCK, centres.shape[0]))
+    return jax.lax.map(holds, (centers, radii), batch_size=min(BLOCK, centers.shape[0]))

@@ -1,6 +1,6 @@
 """Mean and covariance of features in one pass, in float64, however the stream is cut.
 
-Blocks are centred before they are squared, and merged by
+Blocks are centered before they are squared, and merged by
 
     n = n_a + n_b,  delta = m_b - m_a,  m = m_a + delta n_b / n
     S = S_a + S_b + delta delta^T n_a n_b / n,   C = S / (n - 1)

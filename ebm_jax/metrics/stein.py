@@ -4,7 +4,7 @@ For a radial kernel k(x, y) = f(|x - y|^2), with u = x - y,
 
     h(x, y) = (s(x) . s(y)) f + 2 f' u . (s(y) - s(x)) - 2 d f' - 4 |u|^2 f''
 
-has mean zero over y ~ p for every x, s = grad log p: no normaliser, no samples of p.
+has mean zero over y ~ p for every x, s = grad log p: no normalizer, no samples of p.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_positive, check_score
-from ebm_jax.metrics.discrepancy import Estimate, centred_square, check_sample
-from ebm_jax.precision import Samples, level_for, widened
+from ebm_jax._checks import check_positive, check_score
+from ebm_jax.metrics.discrepancy import Estimate, centered_square, check_sample
+from ebm_jax._precision import Samples, level_for, widened
 from ebm_jax.types import Scalar, ScoreFn
 
 
@@ -69,7 +69,7 @@ def squared_stein_discrepancy(
     check_score(name, score_fn, x[0])
     scores, rows = widened(jax.vmap(score_fn)(x)).reshape(len(x), -1), x.reshape(len(x), -1)
     sums, squares = _stein_sums(scores, rows, bandwidth, kernel)
-    spread = centred_square(sums, squares)
+    spread = centered_square(sums, squares)
     first = jnp.var(2 * sums / (n - 2), ddof=1) / n - 4 * spread / (n * (n - 2))
     variance = jnp.maximum(first, 0.0) + 2 * spread / (n * (n - 1))
     return Estimate(jnp.sum(sums) / (n * (n - 1)), jnp.sqrt(variance))

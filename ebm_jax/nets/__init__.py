@@ -9,7 +9,7 @@ from ebm_jax.nets.inception import InceptionOutputs, InceptionV3
 from ebm_jax.nets.mlp import MLP, EnergyMLP, LevelEmbedding, ScoreMLP
 from ebm_jax.nets.ncsnpp import NCSNpp
 from ebm_jax.nets.refinenet import NCSN, NCSNv2
-from ebm_jax.nets.spectral import spectral_normalise, spectral_vectors
+from ebm_jax.nets.spectral import spectral_normalize, spectral_vectors
 from ebm_jax.nets.unet import UNet
 
 __all__ = [
@@ -31,6 +31,6 @@ __all__ = [
     "denoiser_from_energy",
     "norm_energy",
     "precondition",
-    "spectral_normalise",
+    "spectral_normalize",
     "spectral_vectors",
 ]

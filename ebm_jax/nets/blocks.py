@@ -1,6 +1,6 @@
 """What the DDPM U-Net and NCSN++ are made of: convolutions, residual blocks, attention.
 
-Blocks have group normalisation and swish; the second convolution of a residual block and
+Blocks have group normalization and swish; the second convolution of a residual block and
 the projection after an attention start at zero, so that both start as their residual path.
 
 Parameters are float32. `dtype` is what convolutions and attention compute in: group norms,
@@ -27,7 +27,7 @@ ZEROS = nn.initializers.zeros
 
 
 def group_norm(x: Image, groups: int, name: str | None = None) -> Image:
-    """Group normalisation of one image in float32, also right under `jax.vmap`.
+    """Group normalization of one image in float32, also right under `jax.vmap`.
 
     In min(groups, c / 4) groups: 32 at every width of the published networks, and never
     fewer than four channels to a group in a narrow one.
@@ -50,7 +50,7 @@ class Conv(nn.Module):
         channels: output channels.
         stride: of both sides.
         padding: zeros before and after each side; (1, 1) keeps the sides at stride 1.
-        kernel_init: initialiser of the kernel, (3, 3, input channels, channels).
+        kernel_init: initializer of the kernel, (3, 3, input channels, channels).
         dtype: what it computes in; its parameters are float32.
     """
 
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         groups: of the group norm.
         dtype: what the matmuls compute in; the softmax is float32.
         scale: of the sum.
-        kernel_init: initialiser of q, k and v; the projection starts at zero.
+        kernel_init: initializer of q, k and v; the projection starts at zero.
     """
 
     groups: int = 32

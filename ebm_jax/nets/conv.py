@@ -1,8 +1,8 @@
 """A small convolutional U-Net on one image: the raw field of a score network.
 
 It is a light relative of the DDPM U-Net (arXiv:2006.11239): residual blocks with
-group normalisation, the level added inside each block, self-attention after the blocks of the
-lowest resolution, average pooling down and nearest neighbours up, skips by concatenation.
+group normalization, the level added inside each block, self-attention after the blocks of the
+lowest resolution, average pooling down and nearest neighbors up, skips by concatenation.
 
 XLA's convolutions run near the machine's peak on CPU too, also in a sampler's scan. Only
 their gradient within a scan does not (jax issue 12868, a hundred times slower): on CPU train
@@ -23,7 +23,7 @@ Image = Float[Array, "h w c"]
 
 
 def group_norm() -> nn.GroupNorm:
-    """Group normalisation of one HWC image, also right under `jax.vmap`.
+    """Group normalization of one HWC image, also right under `jax.vmap`.
 
     Without `reduction_axes` linen reduces over all axes but the first, which it
     takes for the batch.

@@ -62,7 +62,7 @@ class ConvEnergy(nn.Module):
 
     The learned quadratic is the reference Gaussian of arXiv:1602.03264: with it exp(-E)
     has a finite integral, whatever the weights, when the activation grows at most
-    linearly. There is no normalisation over a batch: an image's energy is its own.
+    linearly. There is no normalization over a batch: an image's energy is its own.
 
     Attributes:
         channels: channels of the layers; every layer halves both sides.

@@ -1,4 +1,4 @@
-"""A normalising flow: an invertible map of N(0, I), with draws and the exact density.
+"""A normalizing flow: an invertible map of N(0, I), with draws and the exact density.
 
     x = f(z), z ~ N(0, I):   log q(x) = log N(f^-1(x); 0, I) + log |det df^-1/dx|
 
@@ -30,7 +30,7 @@ OtherHalf = Float[Array, " other"]
 
 
 class Coupling(nn.Module):
-    """t(x_a) and s(x_a) of one coupling, by an `MLP`; both 0 at initialisation.
+    """t(x_a) and s(x_a) of one coupling, by an `MLP`; both 0 at initialization.
 
     Attributes:
         size: entries of the half that is moved.
@@ -64,7 +64,7 @@ class RealNVP(nn.Module):
         x, log_q = partial(net.apply, params, method="draw_with_log_density")(key)
 
     Draws are differentiable in the parameters, hence so are E_q[f(x)] and the entropy
-    -E_q[log q(x)]. At initialisation f is the identity and q is N(0, I): standardise
+    -E_q[log q(x)]. At initialization f is the identity and q is N(0, I): standardize
     data that lie far from it. Couplings are smooth if the activation is.
 
     Attributes:
@@ -105,7 +105,7 @@ class RealNVP(nn.Module):
         return -self.log_density(x)
 
     def log_density(self, x: Example) -> Scalar:
-        """log q(x), normalised."""
+        """log q(x), normalized."""
         z, log_det = self.inverse(x)
         return log_standard_normal(z) + log_det
 

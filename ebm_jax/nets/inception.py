@@ -196,7 +196,7 @@ def _run(steps: Branch, x: Image, prefix: str) -> Result:
 class InceptionV3(nn.Module):
     """Features and logits of one image that `prepare` made: 23 833 744 parameters.
 
-    Every batch normalisation is inside of the kernel and the bias of its convolution.
+    Every batch normalization is inside of the kernel and the bias of its convolution.
     """
 
     @nn.compact
@@ -210,7 +210,7 @@ class InceptionV3(nn.Module):
 
 
 def _weights_tf1(size: int, target: int) -> Float32[np.ndarray, "target size"]:
-    """Row i takes pixel i size / target of a line, between its two neighbours in float32."""
+    """Row i takes pixel i size / target of a line, between its two neighbors in float32."""
     place = np.arange(target, dtype=np.float32) * np.float32(size / target)
     low = place.astype(int)
     part = place - low.astype(np.float32)
@@ -236,14 +236,14 @@ def resize_tf1(image: Image, height: int, width: int) -> Float32[Array, "height 
 
 
 def prepare(pixels: UInt8[Array, "h w c"]) -> Float32[Array, "299 299 3"]:
-    """What the network sees of pixels: 299x299, (p - 128) / 128, grey in all three channels.
+    """What the network sees of pixels: 299x299, (p - 128) / 128, gray in all three channels.
 
     Raises:
-        ValueError: if the channels are neither grey (1) nor red, green and blue (3).
+        ValueError: if the channels are neither gray (1) nor red, green and blue (3).
     """
     if pixels.shape[-1] not in (1, 3):
         raise ValueError(
-            f"`prepare` got {pixels.shape[-1]} channels: give grey images (1) or RGB (3); "
+            f"`prepare` got {pixels.shape[-1]} channels: give gray images (1) or RGB (3); "
             "drop an alpha channel."
         )
     image = resize_tf1(pixels.astype(jnp.float32), SIDE, SIDE)

@@ -81,7 +81,7 @@ class NCSNpp(nn.Module):
         groups: of the group norms, at most a quarter of the channels.
         dtype: what convolutions and attention compute in; None is float32.
         remat: keep no activations inside of blocks for the gradient, compute them again.
-        fir: resample by the FIR filter, else by means of 2x2 pixels and nearest neighbours.
+        fir: resample by the FIR filter, else by means of 2x2 pixels and nearest neighbors.
         progressive_input: carry the image down, by a convolution of stride 2 added to the
             features at each resolution.
         embedding: of the level, "fourier" (random frequencies) or "positional" (DDPM's).

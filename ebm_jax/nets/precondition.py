@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ebm_jax.checks import check_positive, check_range
+from ebm_jax._checks import check_positive, check_range
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
 RawFn = Callable[[Example, Scalar], Example]

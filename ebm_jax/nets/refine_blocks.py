@@ -1,6 +1,6 @@
 """Blocks of a RefineNet on one image: what `nets.refinenet` is made of.
 
-Channels are normalised by InstanceNorm++, which keeps what instance normalisation forgets:
+Channels are normalized by InstanceNorm++, which keeps what instance normalization forgets:
 how the channels' means compare (appendix A of arXiv:1907.05600).
 """
 
@@ -73,7 +73,7 @@ def stretch(x: Image, height: int, width: int) -> Float[Array, "{height} {width}
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++: every channel normalised over the pixels, and their means again.
+    """InstanceNorm++: every channel normalized over the pixels, and their means again.
 
         y_k = gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k
 
@@ -109,7 +109,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after normalisation and ELU, around a residual path.
+    """Two convolutions, each after normalization and ELU, around a residual path.
 
     Attributes:
         channels: output channels, those of the input unless the block opens a stage.
@@ -148,7 +148,7 @@ class RefineBlock(nn.Module):
         channels: output channels; without a `coarse` input those of `x`.
         last_units: residual units at the end.
         num_levels: as in `InstanceNormPlus`, with pooling by the mean; None for pooling by
-            the maximum and no normalisation.
+            the maximum and no normalization.
         dtype: of the computation.
     """
 
@@ -164,7 +164,7 @@ class RefineBlock(nn.Module):
         index: Index | None = None,
         coarse: Float[Array, "h2 w2 c2"] | None = None,
     ) -> Float[Array, "h w channels"]:
-        def normalise(h: Array) -> Array:
+        def normalize(h: Array) -> Array:
             if self.num_levels is None:
                 return h
             return InstanceNormPlus(self.num_levels, self.dtype)(h, index)
@@ -173,7 +173,7 @@ class RefineBlock(nn.Module):
             for _ in range(number):
                 residual = h
                 for _ in range(2):
-                    h = nn.elu(normalise(h))
+                    h = nn.elu(normalize(h))
                     h = convolve(h, h.shape[-1], self.dtype, use_bias=False)
                 h = residual + h
             return h
@@ -185,12 +185,12 @@ class RefineBlock(nn.Module):
 
         h = units(x, 2)
         if coarse is not None:
-            h = convolve(normalise(h), self.channels, self.dtype)
-            low = convolve(normalise(units(coarse, 2)), self.channels, self.dtype)
+            h = convolve(normalize(h), self.channels, self.dtype)
+            low = convolve(normalize(units(coarse, 2)), self.channels, self.dtype)
             h = h + stretch(low, x.shape[0], x.shape[1])
         h = path = nn.elu(h)
         for _ in range(2):
-            path = pool(normalise(path))
+            path = pool(normalize(path))
             path = convolve(path, self.channels, self.dtype, use_bias=False)
             h = h + path
         return units(h, self.last_units)

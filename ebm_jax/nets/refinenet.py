@@ -5,8 +5,8 @@ each but the first and the last two, which dilate their convolutions by 2 and 4 
 cascade of refine blocks comes back up: each fuses its stage with what the block below it
 gave, and adds context by chained 5x5 pooling.
 
-`NCSN` is conditional: every normalisation, refine blocks included, has a set of weights for
-every noise level, and the pooling is a mean. `NCSNv2` knows no level, has no normalisation
+`NCSN` is conditional: every normalization, refine blocks included, has a set of weights for
+every noise level, and the pooling is a mean. `NCSNv2` knows no level, has no normalization
 in its refine blocks, and pools by maximum. Images come in [-1, 1]; both papers count sigma
 in units of [0, 1], so that their ladders are half of what they are here.
 """
@@ -76,12 +76,12 @@ class NCSN(nn.Module):
 
     Attributes:
         channels: of the first stage.
-        num_levels: noise levels; every normalisation has weights for each. A level beyond
+        num_levels: noise levels; every normalization has weights for each. A level beyond
             the last one gives NaN.
         multiples: of `channels` in every stage, at least three. Both sides of an image must
             be divisible by 2^(len(multiples) - 3).
         dtype: of the computation, jnp.bfloat16 for instance; parameters, the statistics of
-            normalisations and the output are float32.
+            normalizations and the output are float32.
         remat: recompute the blocks in the gradient rather than keep their insides; no value
             changes.
 

@@ -1,4 +1,4 @@
-"""Resampling of one image by 2: nearest neighbours, and StyleGAN2's FIR filter.
+"""Resampling of one image by 2: nearest neighbors, and StyleGAN2's FIR filter.
 
 The filter has the taps f = (1, 3, 3, 1) / 8 along each side (arXiv:1904.11486,
 arXiv:1912.04958); outside the image are zeros. Along one side
@@ -7,7 +7,7 @@ arXiv:1912.04958); outside the image are zeros. Along one side
     up:    y[2i] = (x[i - 1] + 3 x[i]) / 4,   y[2i + 1] = (3 x[i] + x[i + 1]) / 4
 
 so that both keep a constant away from the border, `upsample_fir` is 4 times the transpose
-of `downsample_fir`, and pixel i of the small image stays centred between the pixels 2i and
+of `downsample_fir`, and pixel i of the small image stays centered between the pixels 2i and
 2i + 1 of the large one.
 """
 
@@ -47,7 +47,7 @@ def blur_fir(x: Image) -> Float[Array, "h+1 w+1 c"]:
     """Filtered at every pixel and one beyond: what a 3x3 convolution of stride 2 then takes.
 
     Entry i reads x[i - 2 .. i + 1]. Without any padding of its own the convolution reads
-    the entries 2i .. 2i + 2, centred between the pixels 2i and 2i + 1 as above.
+    the entries 2i .. 2i + 2, centered between the pixels 2i and 2i + 1 as above.
     """
     for axis in (0, 1):
         x = _filter(_pad(x, axis, 2, 2), axis, stride=1)

@@ -1,4 +1,4 @@
-"""Spectral normalisation as a pure transform of parameters: every kernel over its norm.
+"""Spectral normalization as a pure transform of parameters: every kernel over its norm.
 
 A kernel of any rank is the matrix W of shape (inputs, outputs), its last axis being the
 outputs. With u and v the singular vectors of the largest singular value,
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.types import PRNGKey
 
 
@@ -30,7 +30,7 @@ def spectral_vectors(key: PRNGKey, params: PyTree) -> PyTree:
 
     Returns:
         A tree like `params` with a vector of length outputs for every kernel, and one of
-        length 0 for every array of rank below 2, which `spectral_normalise` leaves alone.
+        length 0 for every array of rank below 2, which `spectral_normalize` leaves alone.
     """
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
@@ -44,7 +44,7 @@ def spectral_vectors(key: PRNGKey, params: PyTree) -> PyTree:
     )
 
 
-def spectral_normalise(
+def spectral_normalize(
     params: PyTree, vectors: PyTree, *, num_iterations: int = 1
 ) -> tuple[PyTree, PyTree]:
     """Every kernel over the estimate u . W v of its largest singular value.
@@ -59,7 +59,7 @@ def spectral_normalise(
         num_iterations: of power iteration; 1 in training, some tens from a random start.
 
     Returns:
-        The normalised parameters, and the vectors for the next call.
+        The normalized parameters, and the vectors for the next call.
 
     Raises:
         ValueError: if `num_iterations` is not positive.
@@ -67,12 +67,12 @@ def spectral_normalise(
     References:
         Miyato, Kataoka, Koyama & Yoshida, arXiv:1802.05957.
     """
-    check_count("spectral_normalise", num_iterations=num_iterations)
-    pairs = jax.tree.map(partial(_normalise, num_iterations), params, vectors)
+    check_count("spectral_normalize", num_iterations=num_iterations)
+    pairs = jax.tree.map(partial(_normalize, num_iterations), params, vectors)
     return jax.tree.transpose(jax.tree.structure(params), None, pairs)
 
 
-def _normalise(num_iterations: int, kernel: Array, v: Array) -> tuple[Array, Array]:
+def _normalize(num_iterations: int, kernel: Array, v: Array) -> tuple[Array, Array]:
     if kernel.ndim < 2:
         return kernel, v
     matrix = kernel.reshape(-1, kernel.shape[-1])

@@ -1,7 +1,7 @@
 """The DDPM U-Net on one image (arXiv:2006.11239).
 
 Residual blocks, with self-attention at chosen resolutions; convolutions of stride 2 on the
-way down, nearest neighbours and a convolution on the way up, and a skip from every stage of
+way down, nearest neighbors and a convolution on the way up, and a skip from every stage of
 the way down, its first convolution included. The last convolution starts at zero and so
 does the network.
 """

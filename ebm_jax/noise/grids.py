@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.noise.process import Process
 
 Times = Float[Array, " times"]

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ebm_jax.checks import check_count, check_positive, check_range
-from ebm_jax.precision import Samples, centred, check_numbers
+from ebm_jax._checks import check_count, check_positive, check_range
+from ebm_jax._precision import Samples, centered, check_numbers
 from ebm_jax.types import PRNGKey, Scalar
 
 Ladder = Float[Array, " levels"]
@@ -57,7 +57,7 @@ def largest_distance(data: Samples) -> Scalar:
         raise ValueError(
             f"`largest_distance` got data of shape {data.shape}: give at least 2 examples."
         )
-    (rows,) = centred(data.reshape(data.shape[0], -1))
+    (rows,) = centered(data.reshape(data.shape[0], -1))
     squares = jnp.sum(rows**2, axis=-1)
 
     def farthest(row: Array) -> Scalar:

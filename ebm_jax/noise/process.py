@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_range
-from ebm_jax.precision import normal_for, wide_dtype
+from ebm_jax._checks import check_range
+from ebm_jax._precision import normal_for, wide_dtype
 from ebm_jax.types import DenoiseFn, Example, NoisyScoreFn, PRNGKey, Scalar
 
 Schedule = Callable[[Scalar], Scalar]
@@ -182,14 +182,14 @@ def cosine(*, offset: float = 0.008) -> Process:
         raise ValueError(f"`cosine` got offset={offset}: give a number in [0, 1).")
     start = offset / (1 + offset) * jnp.pi / 2
 
-    def travelled(t: Scalar) -> Scalar:
+    def traveled(t: Scalar) -> Scalar:
         return t / (1 + offset) * jnp.pi / 2
 
     def alpha(t: Scalar) -> Scalar:
-        return jnp.cos(start + travelled(t)) / jnp.cos(start)
+        return jnp.cos(start + traveled(t)) / jnp.cos(start)
 
     def sigma(t: Scalar) -> Scalar:
-        squared = jnp.sin(travelled(t)) * jnp.sin(2 * start + travelled(t))
+        squared = jnp.sin(traveled(t)) * jnp.sin(2 * start + traveled(t))
         return jnp.sqrt(squared) / jnp.cos(start)
 
     return Process(alpha, sigma, t_max=0.999)

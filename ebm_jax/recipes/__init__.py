@@ -2,13 +2,13 @@
 
 from ebm_jax.recipes.chains import ChainRecipe, chain_kernel, convergent, short_run
 from ebm_jax.recipes.ladders import annealing_step_ratio, ladder_from_data, ladder_ratio
-from ebm_jax.recipes.published import RECIPES, DiffusionRecipe, Optimiser, recipe
+from ebm_jax.recipes.published import RECIPES, DiffusionRecipe, Optimizer, recipe
 
 __all__ = [
     "RECIPES",
     "ChainRecipe",
     "DiffusionRecipe",
-    "Optimiser",
+    "Optimizer",
     "annealing_step_ratio",
     "chain_kernel",
     "convergent",

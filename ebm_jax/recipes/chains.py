@@ -43,7 +43,7 @@ class ChainRecipe(NamedTuple):
         data_noise: standard deviation of the noise added to data.
         energy_penalty: weight of `losses.squared_energies`.
         optimizer: "adam" or "sgd".
-        learning_rate: the optimiser's, for the loss in units of E.
+        learning_rate: the optimizer's, for the loss in units of E.
         betas: Adam's.
         gradient_bound: largest norm of the gradient in the parameters, or None.
         batch_size: images, and chains, in a training step.

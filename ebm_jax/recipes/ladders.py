@@ -1,7 +1,7 @@
 """The ladder and the step of annealed Langevin dynamics that suit a set of data.
 
 Three of the five techniques of NCSNv2 (arXiv:2006.09011) are computed: the highest level from the
-data's `noise.largest_distance` (1), the ratio of neighbouring levels from the dimension (2), and
+data's `noise.largest_distance` (1), the ratio of neighboring levels from the dimension (2), and
 the step size from that ratio and the steps at each level (4). The third, s = F / sigma, is
 `nets.precondition.ncsn`, and the fifth an average of parameters.
 
@@ -20,7 +20,7 @@ from ebm_jax.noise import Ladder, geometric, largest_distance
 
 
 def ladder_ratio(num_dimensions: int, *, overlap: float = 0.5) -> float:
-    """g = sigma_i / sigma_(i+1) at which neighbouring levels share `overlap` of their radii.
+    """g = sigma_i / sigma_(i+1) at which neighboring levels share `overlap` of their radii.
 
     The radius of N(0, sigma^2 I) in D dimensions is about N(sqrt(D) sigma, sigma^2 / 2).
     The probability that one of level g sigma lies within three deviations of that of
@@ -56,7 +56,7 @@ def ladder_from_data(
     Args:
         data: a sample of clean examples, at least two of them different.
         sigma_min: the lowest level, in the units of the data; .02 for images in [-1, 1].
-        overlap: of neighbouring levels, as for `ladder_ratio`.
+        overlap: of neighboring levels, as for `ladder_ratio`.
     """
     sigma_max = float(largest_distance(data))
     ratio = ladder_ratio(math.prod(data.shape[1:]), overlap=overlap)

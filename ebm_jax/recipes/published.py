@@ -1,7 +1,7 @@
 """Published diffusion models of CIFAR-10 as plain data: explicit arguments to this library.
 
 A recipe names the network, what makes a denoiser of it, the loss, the law of noise levels, the
-optimiser, the average of parameters, and the sampler. Levels are in units of images in [-1, 1]:
+optimizer, the average of parameters, and the sampler. Levels are in units of images in [-1, 1]:
 those published for [0, 1] (NCSN, NCSNv2, NCSN++) are doubled.
 
 `recipe("ddpm/cifar10")` is one of `RECIPES`; `_replace` makes another of it.
@@ -17,15 +17,15 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from ebm_jax import losses, noise, samplers
-from ebm_jax.averaging import Decay, half_life, ramped
+from ebm_jax.ema import Decay, half_life, ramped
 from ebm_jax.calculus import denoiser_from_score, score_from_denoiser
 from ebm_jax.nets import NCSN, NCSNpp, NCSNv2, UNet, precondition
 from ebm_jax.nets.precondition import RawFn
-from ebm_jax.samplers.guidance import clamped
+from ebm_jax.guidance import clamped
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
-class Optimiser(NamedTuple):
+class Optimizer(NamedTuple):
     """Adam's numbers: the rate rises linearly over `warm_up` steps and then stays.
 
     Attributes:
@@ -52,10 +52,10 @@ class DiffusionRecipe(NamedTuple):
         wrap: makes a denoiser D(x, sigma) of net.apply.
         objective: objective(denoise_fn, key, x, sigma), one of `losses`.
         level: the noise level of a u that is uniform on [0, 1).
-        optimiser: Adam's numbers.
+        optimizer: Adam's numbers.
         ema: the decay of the moving average, of `averaging`.
         batch_size: images in a step.
-        num_steps: optimisation steps.
+        num_steps: optimization steps.
         flip: whether training images are mirrored at random.
         sample: sample(denoise_fn, key, like) -> one image.
     """
@@ -65,7 +65,7 @@ class DiffusionRecipe(NamedTuple):
     wrap: Callable[[RawFn], DenoiseFn]
     objective: Callable[[DenoiseFn, PRNGKey, Example, Scalar], Scalar]
     level: Callable[[Scalar], Scalar]
-    optimiser: Optimiser
+    optimizer: Optimizer
     ema: Decay
     batch_size: int
     num_steps: int
@@ -93,7 +93,7 @@ def ncsn_cifar10() -> DiffusionRecipe:
         wrap=partial(by_index, sigmas=sigmas),
         objective=losses.noise_conditional,
         level=partial(rung, sigmas=sigmas),
-        optimiser=Optimiser(1e-3),
+        optimizer=Optimizer(1e-3),
         ema=ramped(0.0),
         batch_size=128,
         num_steps=200_000,
@@ -111,7 +111,7 @@ def ncsnv2_cifar10() -> DiffusionRecipe:
         wrap=precondition.ncsn,
         objective=losses.noise_conditional,
         level=partial(rung, sigmas=sigmas),
-        optimiser=Optimiser(1e-4),
+        optimizer=Optimizer(1e-4),
         ema=ramped(0.999),
         batch_size=128,
         num_steps=300_000,
@@ -130,7 +130,7 @@ def ncsnpp_cifar10() -> DiffusionRecipe:
         wrap=precondition.ncsn,
         objective=losses.noise_conditional,
         level=partial(noise.log_uniform_level, sigma_min=0.02, sigma_max=100.0),
-        optimiser=Optimiser(2e-4, warm_up=5000, clip=1.0),
+        optimizer=Optimizer(2e-4, warm_up=5000, clip=1.0),
         ema=ramped(0.999),
         batch_size=128,
         num_steps=1_300_000,
@@ -150,7 +150,7 @@ def ddpm_cifar10() -> DiffusionRecipe:
         wrap=precondition.vp,
         objective=losses.noise_conditional,
         level=partial(rung, sigmas=sigmas),
-        optimiser=Optimiser(2e-4, warm_up=5000, clip=1.0),
+        optimizer=Optimizer(2e-4, warm_up=5000, clip=1.0),
         ema=ramped(0.9999),
         batch_size=128,
         num_steps=800_000,
@@ -173,7 +173,7 @@ def edm_cifar10() -> DiffusionRecipe:
         wrap=precondition.edm,
         objective=losses.edm,
         level=log_normal_level,
-        optimiser=Optimiser(1e-3, warm_up=19_531),
+        optimizer=Optimizer(1e-3, warm_up=19_531),
         ema=half_life(500_000, 512),
         batch_size=512,
         num_steps=390_625,

@@ -1,47 +1,58 @@
-"""Samplers: kernels of Markov chains and solvers of diffusion, and their scans.
+"""Samplers in two rooms: `mcmc`, chains that keep a law, and `diffusion`, from noise to data."""
 
-`guidance` makes one denoiser of another.
-"""
+from typing import TYPE_CHECKING, Any
 
-from ebm_jax.samplers import guidance
-from ebm_jax.samplers.adaptation import warm_up
-from ebm_jax.samplers.annealed import (
+from ebm_jax.samplers import diffusion, mcmc
+from ebm_jax.samplers.diffusion import (
+    Solver,
+    ancestral,
     annealed_langevin,
     annealed_langevin_path,
     consistent_annealed_langevin,
-)
-from ebm_jax.samplers.buffer import ReplayBuffer, Starts, draw_starts, replay_buffer, write_back
-from ebm_jax.samplers.diffusion import ancestral, ddim, edm, multistep
-from ebm_jax.samplers.flow import FlowEnd, follow_flow
-from ebm_jax.samplers.hmc import hmc
-from ebm_jax.samplers.kernel import Kernel, run
-from ebm_jax.samplers.langevin import (
-    LangevinInfo,
-    LangevinState,
-    UnderdampedState,
-    boxed,
-    preconditioned,
-    ula,
-    underdamped,
-)
-from ebm_jax.samplers.metropolis import (
-    GradientState,
-    MetropolisInfo,
-    WalkState,
-    mala,
-    random_walk,
-)
-from ebm_jax.samplers.moments import Moments, moments
-from ebm_jax.samplers.sde import euler, euler_maruyama, heun, predictor_corrector
-from ebm_jax.samplers.solver import (
-    Solver,
+    ddim,
+    dpm_solver_pp_2m,
+    edm,
+    euler,
+    euler_maruyama,
+    heun,
     integrate,
     integrate_path,
     invert,
     num_evaluations,
+    predictor_corrector,
     sample,
 )
-from ebm_jax.samplers.tempering import TemperedInfo, TemperedState, parallel_tempering
+from ebm_jax.samplers.mcmc import (
+    GradientState,
+    Kernel,
+    LangevinInfo,
+    LangevinState,
+    MetropolisInfo,
+    Moments,
+    ReplayBuffer,
+    Starts,
+    TemperedInfo,
+    TemperedState,
+    UnderdampedState,
+    WalkState,
+    boxed,
+    draw_starts,
+    hmc,
+    mala,
+    moments,
+    parallel_tempering,
+    preconditioned,
+    random_walk,
+    replay_buffer,
+    run,
+    ula,
+    underdamped,
+    warm_up,
+    write_back,
+)
+
+if TYPE_CHECKING:
+    from ebm_jax.samplers.diffusion import FlowEnd, follow_flow
 
 __all__ = [
     "FlowEnd",
@@ -64,20 +75,21 @@ __all__ = [
     "boxed",
     "consistent_annealed_langevin",
     "ddim",
+    "diffusion",
+    "dpm_solver_pp_2m",
     "draw_starts",
     "edm",
     "euler",
     "euler_maruyama",
     "follow_flow",
-    "guidance",
     "heun",
     "hmc",
     "integrate",
     "integrate_path",
     "invert",
     "mala",
+    "mcmc",
     "moments",
-    "multistep",
     "num_evaluations",
     "parallel_tempering",
     "preconditioned",
@@ -91,3 +103,9 @@ __all__ = [
     "warm_up",
     "write_back",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("FlowEnd", "follow_flow"):  # these need diffrax
+        return getattr(diffusion, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 A mesh has an axis "data" and may have an axis "fsdp". Batches, chains and replay buffers are
 split over both, so that every device works on examples of its own. Parameters, their average
-and the optimiser's state are copied along "data" and split along "fsdp", each array along its
+and the optimizer's state are copied along "data" and split along "fsdp", each array along its
 longest axis that divides: at rest a device holds a part of them, and `gather` brings an array
 together where a loss wants it (ZeRO stage 3, arXiv:1910.02054). The program is the same on any
 mesh, and so are its numbers, to round-off.

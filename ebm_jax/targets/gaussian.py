@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_all_positive
+from ebm_jax._checks import check_all_positive
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 
@@ -92,12 +92,12 @@ def fitted_gaussian(x: Float[Array, "n d"]) -> Target:
 
 def _correlated_gaussian(mean: np.ndarray, covariance: np.ndarray) -> Target:
     d, factor = len(mean), np.linalg.cholesky(covariance)
-    centre, scale = jnp.float32(mean), jnp.float32(factor)
+    center, scale = jnp.float32(mean), jnp.float32(factor)
     whiten = jnp.float32(np.linalg.inv(factor))
     return Target(
-        draw=lambda key: centre + scale @ jax.random.normal(key, (d,)),
-        energy=lambda x: 0.5 * jnp.sum((whiten @ (x - centre)) ** 2),
-        score=lambda x: whiten.T @ (whiten @ (centre - x)),
+        draw=lambda key: center + scale @ jax.random.normal(key, (d,)),
+        energy=lambda x: 0.5 * jnp.sum((whiten @ (x - center)) ** 2),
+        score=lambda x: whiten.T @ (whiten @ (center - x)),
         log_z=float(0.5 * d * np.log(2 * np.pi) + np.log(np.diag(factor)).sum()),
         smoothed=lambda sigma: _correlated_gaussian(mean, covariance + sigma**2 * np.eye(d)),
     )
@@ -153,13 +153,13 @@ def _mixture_formulas(
     """
     heights = [float(h) for h in log_heights]
     widths = [float(p) for p in precisions]
-    centres = [[float(c) for c in mean] for mean in means]
+    centers = [[float(c) for c in mean] for mean in means]
 
     def components(x: Example) -> tuple[Scalar, list[Scalar]]:
         xs = list(x)
         logs = [
-            h - 0.5 * p * sum((xj - c) ** 2 for xj, c in zip(xs, centre, strict=True))
-            for h, p, centre in zip(heights, widths, centres, strict=True)
+            h - 0.5 * p * sum((xj - c) ** 2 for xj, c in zip(xs, center, strict=True))
+            for h, p, center in zip(heights, widths, centers, strict=True)
         ]
         top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, logs))  # cancels exactly
         return top, [jnp.exp(log - top) for log in logs]
@@ -174,7 +174,7 @@ def _mixture_formulas(
         pull, total = sum(pulls), sum(shares)
         forces = [
             sum(f * c for f, c in zip(pulls, column, strict=True)) - pull * xj
-            for xj, column in zip(list(x), zip(*centres, strict=True), strict=True)
+            for xj, column in zip(list(x), zip(*centers, strict=True), strict=True)
         ]
         return jnp.stack([force / total for force in forces])
 

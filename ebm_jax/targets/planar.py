@@ -12,7 +12,7 @@ import numpy as np
 from jax.scipy.special import i0e, log_ndtr
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_all_positive, check_positive
+from ebm_jax._checks import check_all_positive, check_positive
 from ebm_jax.targets.gaussian import Target, gaussian_mixture
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 

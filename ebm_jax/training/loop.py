@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ebm_jax.checks import check_count
+from ebm_jax._checks import check_count
 from ebm_jax.training.step import Metrics, TrainState
 
 Program = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]

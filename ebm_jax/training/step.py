@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ebm_jax.averaging import Decay, ramped
+from ebm_jax.ema import Decay, ramped
 from ebm_jax.noise import example_keys
 from ebm_jax.types import PRNGKey, Scalar
 
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         params: the network's parameters.
-        opt_state: the optimiser's state.
+        opt_state: the optimizer's state.
         ema: the exponential moving average of `params`.
         step: how many steps were taken.
         key: the run's PRNG key; it never changes, steps fold their number into it.
@@ -60,13 +60,13 @@ def make_step(
     prepare: Prepare | None = None,
     accumulate: int = 1,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """One optimisation step on the mean of `loss` over a batch, as a pure function.
+    """One optimization step on the mean of `loss` over a batch, as a pure function.
 
     Args:
         loss: loss(params, key, example), the scalar of one example.
         optimizer: any optax transformation.
         ema_decay: decay of the moving average of parameters: of `averaging`, or a number in
-            [0, 1) for `averaging.ramped` of it.
+            [0, 1) for `ema.ramped` of it.
         prepare: prepare(params, key, memory, batch) -> (memory, examples, metrics),
             what is to be done with the current parameters before the loss sees the
             examples, such as moving Markov chains on; no gradient flows through it.

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_denoiser, check_ladder
-from ebm_jax.precision import normal_for
+from ebm_jax._checks import check_denoiser, check_ladder
+from ebm_jax._precision import normal_for
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 Decoder = Callable[[Example, Example, Scalar], Scalar]
@@ -51,7 +51,7 @@ def variational_bound(
         x: one example, of any shape.
         sigmas: s_T > ... > s_1, highest first, at least two: `noise.ddpm_levels()`, any
             ladder, or `process.level` of any grid of times.
-        log_decoder: log p(x | mean, std): `log_discretised_normal` for pixels,
+        log_decoder: log p(x | mean, std): `log_discretized_normal` for pixels,
             `log_normal` for data on a continuum. It is given the mean D(y_1, s_1) and the
             standard deviation s_1: that of x given y_1 wherever the density is flat on the
             scale of s_1 (DDPM takes that of q(y_1 | y_2, x), .87 s_1 on its own levels).
@@ -88,7 +88,7 @@ def log_normal(x: Example, mean: Example, std: Scalar) -> Scalar:
     return -scaled / 2 - x.size * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi))
 
 
-def log_discretised_normal(x: Example, mean: Example, std: Scalar) -> Scalar:
+def log_discretized_normal(x: Example, mean: Example, std: Scalar) -> Scalar:
     """log of the probability that N(mean, std^2 I) gives the cells of the pixels x.
 
     Cells are 2/255 wide about the 256 values from -1 to 1; the first and the last go on to

@@ -59,7 +59,7 @@ def narrowed(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
     return tuple(rows.astype(widest) for rows in wide)
 
 
-def centred(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
+def centered(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
     """Returns sets of rows in float32 or wider, less one vector from amid the first set.
 
     Distances stay as they are, and |a|^2 + |b|^2 - 2 a . b cancels no digits of data far from 0.

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from ebm_jax.precision import wide_dtype
-from ebm_jax.samplers.kernel import Kernel, run, same_dtypes
+from ebm_jax._precision import wide_dtype
+from ebm_jax.samplers.mcmc.kernel import Kernel, run, same_dtypes
 from ebm_jax.types import Example, PRNGKey
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_count, check_positive
+from ebm_jax._checks import check_count, check_positive
 from ebm_jax.noise import Process
-from ebm_jax.precision import normal_for
-from ebm_jax.samplers.solver import Solver, plain_solver
+from ebm_jax._precision import normal_for
+from ebm_jax.samplers.diffusion.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
@@ -61,7 +61,7 @@ def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int =
 
     A correction is x + h s + sqrt(2 h) n with h = 2 (snr sigma)^2. The published
     h = 2 (snr |n| / |s|)^2 [arXiv:2011.13456] takes both norms over a batch, so that a
-    sample depends on its neighbours; |n| / |s| is sigma where the score is mostly noise,
+    sample depends on its neighbors; |n| / |s| is sigma where the score is mostly noise,
     and a step size that does not see the chain keeps its law to first order.
 
     Args:

@@ -1,4 +1,4 @@
-"""Integrals of unnormalised models by quadrature, in one dimension, two or a few.
+"""Integrals of unnormalized models by quadrature, in one dimension, two or a few.
 
     log Z = log int exp(-E(x)) dx
     E f = int p(x) f(x) dx,   KL(p || q) = int p (log p - log q) dx,   log p = -E - log Z
@@ -60,7 +60,7 @@ def log_z_on_grid(
 def log_density_on_grid(
     energy_fn: EnergyFn, *, half_width: float, num_points: int = 400, num_dimensions: int = 2
 ) -> Float[Array, " cells"]:
-    """log p at the midpoints of `line_grid` or `square_grid`, normalised on the cube.
+    """log p at the midpoints of `line_grid` or `square_grid`, normalized on the cube.
 
     Takes the arguments of `log_z_on_grid`.
     """
@@ -77,7 +77,7 @@ def expectation_on_grid(
     num_points: int = 400,
     num_dimensions: int = 2,
 ) -> Array:
-    """E f(x) over p ~ exp(-E), normalised on the cube; the mass of a region if f is its indicator.
+    """E f(x) over p ~ exp(-E), normalized on the cube; the mass of a region if f is its indicator.
 
     An indicator's edge costs up to a cell: let edges fall between midpoints. Where p is
     zero f does not count, infinite or not.
@@ -106,9 +106,9 @@ def kl_on_grid(
     num_points: int = 400,
     num_dimensions: int = 2,
 ) -> Scalar:
-    """KL(p || q) in nats of two unnormalised models over a line, a square or a cube about 0.
+    """KL(p || q) in nats of two unnormalized models over a line, a square or a cube about 0.
 
-    Both are normalised on it. Where p is zero the integrand is zero; the result is
+    Both are normalized on it. Where p is zero the integrand is zero; the result is
     infinite if q is zero where p is not.
 
     Args:

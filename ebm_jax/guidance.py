@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_count, check_positive
+from ebm_jax._checks import check_count, check_positive
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
 
@@ -88,8 +88,8 @@ def replaced(
 
     Args:
         denoise_fn: D(x, sigma).
-        project: P(x), such as `lambda x: mask * x` for inpainting or `grey` for
-            colourisation.
+        project: P(x), such as `lambda x: mask * x` for inpainting or `gray` for
+            colorization.
         known: x_0 wherever P keeps it; the rest is not looked at.
     """
 
@@ -100,8 +100,8 @@ def replaced(
     return denoise
 
 
-def grey(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    """The mean over channels, at every channel: the projection of colourisation."""
+def gray(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """The mean over channels, at every channel: the projection of colorization."""
     return jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
 
 

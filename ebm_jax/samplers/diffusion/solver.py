@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_denoiser, check_ladder
+from ebm_jax._checks import check_denoiser, check_ladder
 from ebm_jax.noise import Process, Times
-from ebm_jax.precision import wide_dtype
-from ebm_jax.samplers.kernel import same_dtypes
+from ebm_jax._precision import wide_dtype
+from ebm_jax.samplers.mcmc.kernel import same_dtypes
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 SolverState = Any  # a NamedTuple with a field `x`
@@ -101,7 +101,7 @@ def invert(solver: Solver, denoise_fn: DenoiseFn, x: Example, times: Times) -> E
 
     Args:
         solver: a deterministic one: `ddim`, `edm` without churn, `euler`, `heun` or
-            `multistep`.
+            `dpm_solver_pp_2m`.
         denoise_fn: D(x, sigma).
         x: x_t at times[0], in the process' scale: a clean example is nearly one at t_min.
         times: at least two, strictly increasing, within the process' interval.

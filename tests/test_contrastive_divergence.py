@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from ebm_jax.calculus import score_from_energy
 from ebm_jax.losses import (
     contrastive_divergence,
-    nearest_neighbour_entropy,
+    nearest_neighbor_entropy,
     sampler_energy,
     squared_energies,
     squared_gradient,
@@ -209,13 +209,13 @@ def test_the_two_terms_of_the_sampler_make_the_whole_gradient_of_its_energy():
 
 
 @pytest.mark.parametrize(("d", "n"), [(1, 500), (2, 500), (3, 2000)])
-def test_nearest_neighbour_entropy_of_a_gaussian_is_its_closed_form(d, n):
+def test_nearest_neighbor_entropy_of_a_gaussian_is_its_closed_form(d, n):
     """d/2 log(2 pi e s^2); every draw has other draws of its own, so that means are fair."""
     scale = 0.6
 
     def one(key):
         draws = scale * jax.random.normal(key, (n + 1, d))
-        return nearest_neighbour_entropy(draws[0], draws[1:])
+        return nearest_neighbor_entropy(draws[0], draws[1:])
 
     values = jax.jit(partial(jax.lax.map, one, batch_size=100))(
         jax.random.split(jax.random.key(3), 3000)
@@ -223,22 +223,22 @@ def test_nearest_neighbour_entropy_of_a_gaussian_is_its_closed_form(d, n):
     assert_mean(values, d / 2 * np.log(2 * np.pi * np.e * scale**2))
 
 
-def test_nearest_neighbour_entropy_pushes_a_draw_from_its_nearest_alone():
+def test_nearest_neighbor_entropy_pushes_a_draw_from_its_nearest_alone():
     """3 log r + log(4 pi / 3) + 1 + 1/2, with slope 3 (x - y) / r^2 and none in the others."""
     x, others = jnp.array([0.5, 1.0, -1.0]), jnp.array([[0.4, 1.2, -1.0], [3.0, 3.0, 3.0]])
     gap = x - others[0]
     by_hand = 1.5 * np.log(0.1**2 + 0.2**2) + np.log(4 * np.pi / 3) + 1.5
-    np.testing.assert_allclose(nearest_neighbour_entropy(x, others), by_hand, rtol=1e-5)
-    slope, slope_others = jax.grad(nearest_neighbour_entropy, (0, 1))(x, others)
+    np.testing.assert_allclose(nearest_neighbor_entropy(x, others), by_hand, rtol=1e-5)
+    slope, slope_others = jax.grad(nearest_neighbor_entropy, (0, 1))(x, others)
     np.testing.assert_allclose(slope, 3 * gap / jnp.sum(gap**2), rtol=1e-4)
     assert not slope_others.any()
-    image = nearest_neighbour_entropy(x.reshape(3, 1, 1), others.reshape(2, 3, 1, 1))
-    np.testing.assert_allclose(image, nearest_neighbour_entropy(x, others), rtol=1e-6)
+    image = nearest_neighbor_entropy(x.reshape(3, 1, 1), others.reshape(2, 3, 1, 1))
+    np.testing.assert_allclose(image, nearest_neighbor_entropy(x, others), rtol=1e-6)
 
 
-def test_nearest_neighbour_entropy_refuses_a_draw_without_others():
+def test_nearest_neighbor_entropy_refuses_a_draw_without_others():
     with pytest.raises(ValueError, match="got no other draws: give at least one"):
-        nearest_neighbour_entropy(jnp.zeros(3), jnp.zeros((0, 3)))
+        nearest_neighbor_entropy(jnp.zeros(3), jnp.zeros((0, 3)))
 
 
 # ---- penalties

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from ebm_jax.checks import check_energy, check_positive
-from ebm_jax.samplers.kernel import (
+from ebm_jax._checks import check_energy, check_positive
+from ebm_jax.samplers.mcmc.kernel import (
     Kernel,
     check_start,
     langevin_scale,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ebm_jax.checks import check_positive
+from ebm_jax._checks import check_positive
 from ebm_jax.types import Scalar
 
 Decay = Callable[[Int[Array, ""]], Scalar]
@@ -131,7 +131,7 @@ def combine(trees: Sequence[PyTree], weights: Float[np.ndarray, " n"]) -> PyTree
 
 
 def _overlap(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """The integral of the product of two normalised profiles, scaled against overflow."""
+    """The integral of the product of two normalized profiles, scaled against overflow."""
     (time_a, gamma_a), (time_b, gamma_b) = a, b
     shorter = min(time_a, time_b)
     ratio = (shorter / time_a) ** gamma_a * (shorter / time_b) ** gamma_b

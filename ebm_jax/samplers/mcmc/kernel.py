@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ebm_jax.checks import check_count
-from ebm_jax.precision import wide_dtype
+from ebm_jax._checks import check_count
+from ebm_jax._precision import wide_dtype
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 SMALL = 8  # entries up to which an array is carried as scalars

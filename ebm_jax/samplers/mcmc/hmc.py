@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_count, check_positive
-from ebm_jax.samplers.kernel import Kernel, same_dtypes, scan
-from ebm_jax.samplers.metropolis import (
+from ebm_jax._checks import check_count, check_positive
+from ebm_jax.samplers.mcmc.kernel import Kernel, same_dtypes, scan
+from ebm_jax.samplers.mcmc.metropolis import (
     GradientState,
     MetropolisInfo,
     accept,

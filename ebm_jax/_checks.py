@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.precision import wide_dtype
+from ebm_jax._precision import wide_dtype
 from ebm_jax.types import DenoiseFn, EnergyFn, Example, ScoreFn
 
 # A number is a Python number or a numpy or JAX scalar. The value of a traced one is not known

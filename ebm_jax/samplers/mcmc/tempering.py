@@ -1,11 +1,11 @@
 """Parallel tempering: replicas at several temperatures that exchange their points.
 
-Replica k keeps p^(1/T_k). A swap of neighbours i, j is accepted with
+Replica k keeps p^(1/T_k). A swap of neighbors i, j is accepted with
 
     min(1, exp((1/T_i - 1/T_j) (E(x_i) - E(x_j)))),
 
 which keeps the product of all their laws, so that the coldest has its own law exactly
-while the hottest carries it over the barriers. Even and odd neighbours take turns: that
+while the hottest carries it over the barriers. Even and odd neighbors take turns: that
 order lets a replica travel the ladder instead of diffusing along it (arXiv:1905.02939).
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ebm_jax.samplers.kernel import Kernel, log_uniforms
+from ebm_jax.samplers.mcmc.kernel import Kernel, log_uniforms
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 

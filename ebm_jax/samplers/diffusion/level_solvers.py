@@ -9,7 +9,7 @@ A solver takes x_t to x_t' for t' < t, for any `noise.Process` and any denoiser.
     ddim        y' = D + sqrt(s'^2 - v) eps + sqrt(v) n,   v = eta^2 s'^2 (s^2 - s'^2) / s^2
     ancestral   y' = D + s'^2 / s eps + sqrt(v) n,         v of either DDPM variance
     edm         Heun's method on dy/ds = eps, after raising the level a little
-    multistep   DPM-Solver++(2M): y' = D~ + s' / s (y - D~), D~ extrapolated
+    dpm_solver_pp_2m   DPM-Solver++(2M): y' = D~ + s' / s (y - D~), D~ extrapolated
 
 so that over the same levels every process gives the same samples; the larger of the DDPM
 variances is the exception. `samplers.sde` has those that step in time.
@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax.calculus import safe_sqrt
-from ebm_jax.checks import holds
+from ebm_jax._checks import holds
 from ebm_jax.noise import Process
-from ebm_jax.precision import normal_for, wide_dtype
-from ebm_jax.samplers.solver import Solver, plain_solver
+from ebm_jax._precision import normal_for, wide_dtype
+from ebm_jax.samplers.diffusion.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
-class MultistepState(NamedTuple):
+class DPMSolverState(NamedTuple):
     """x_t, and of the step before the denoised example and h = log(s / s'), 0 at first."""
 
     x: Example
@@ -137,7 +137,7 @@ def edm(
     return plain_solver(process, step, 2, deterministic=not gamma)
 
 
-def multistep(process: Process) -> Solver:
+def dpm_solver_pp_2m(process: Process) -> Solver:
     """DPM-Solver++(2M): second order for one evaluation a step, from the last two denoised.
 
     With lambda = -log s, h = lambda' - lambda and r = h_before / h,
@@ -147,12 +147,12 @@ def multistep(process: Process) -> Solver:
         Lu et al., arXiv:2211.01095, algorithm 2.
     """
 
-    def init(x: Example) -> MultistepState:
-        return MultistepState(x, jnp.zeros_like(x), jnp.zeros((), wide_dtype(x.dtype)))
+    def init(x: Example) -> DPMSolverState:
+        return DPMSolverState(x, jnp.zeros_like(x), jnp.zeros((), wide_dtype(x.dtype)))
 
     def step(
-        denoise_fn: DenoiseFn, key: PRNGKey, state: MultistepState, t: Scalar, t_next: Scalar
-    ) -> MultistepState:
+        denoise_fn: DenoiseFn, key: PRNGKey, state: DPMSolverState, t: Scalar, t_next: Scalar
+    ) -> DPMSolverState:
         level, next_level = process.level(t), process.level(t_next)
         log_step = jnp.log(level) - jnp.log(next_level)
         y = state.x / process.alpha(t)
@@ -161,7 +161,7 @@ def multistep(process: Process) -> Solver:
         inverse_ratio = jnp.where(is_first, 0, log_step / jnp.where(is_first, 1, state.log_step))
         ahead = denoised + inverse_ratio / 2 * (denoised - state.denoised)
         y = ahead + next_level / level * (y - ahead)
-        return MultistepState(process.alpha(t_next) * y, denoised, log_step)
+        return DPMSolverState(process.alpha(t_next) * y, denoised, log_step)
 
     return Solver(process, init, step, 1, deterministic=True)
 

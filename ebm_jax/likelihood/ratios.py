@@ -1,6 +1,6 @@
 """What a density says of examples, in units that can be compared.
 
-log p(x) / p(y) = E(y) - E(x)                    no normaliser
+log p(x) / p(y) = E(y) - E(x)                    no normalizer
 bits/dim = -log2 p(x) / d - log2 cell            a density as a code length
 """
 
@@ -23,20 +23,20 @@ def log_ratio(energy_fn: EnergyFn, x: Example, y: Example) -> Scalar:
 def bits_per_dimension(
     log_density: float | Scalar, num_dimensions: int, *, cell_width: float = 2 / 255
 ) -> float | Scalar:
-    """The code length of discrete data under a density of their dequantised values.
+    """The code length of discrete data under a density of their dequantized values.
 
         bits/dim = -log p(x) / (d log 2) - log2(cell_width)
 
     A value u of 0..255 stands for a cell of x, and p(u) >= exp E log p(x) cell_width^d,
     x uniform on the cell: the mean over such x bounds the true code length from above.
     The default, 2/255, is the cell of this library's images, where 0 is -1 and 255 is 1,
-    dequantised as x = -1 + (2 u + 2 U - 1) / 255 with U uniform on [0, 1) (`dequantise`):
+    dequantized as x = -1 + (2 u + 2 U - 1) / 255 with U uniform on [0, 1) (`dequantize`):
     the uniform density over all cells, on [-1 - 1/255, 1 + 1/255]^d, needs 8 bits. For
     x = -1 + 2 (u + U) / 256 cells are 2/256 wide, for data scaled to [0, 1] as
     (u + U) / 256 they are 1/256.
 
     Args:
-        log_density: log p(x) of one example, in nats, normalised.
+        log_density: log p(x) of one example, in nats, normalized.
         num_dimensions: d, the numbers in an example.
         cell_width: the width of a cell in the units of x.
 

@@ -8,7 +8,7 @@ of the gradient that this leaves out is that of
 
     KL(q_k || p) = E_q_k[E] - H(q_k) + log Z,
 
-taken through the sampler: `sampler_energy` and minus `nearest_neighbour_entropy` are its
+taken through the sampler: `sampler_energy` and minus `nearest_neighbor_entropy` are its
 two terms (improved contrastive divergence, arXiv:2012.01316).
 
 Where the chains start is no matter of the loss. The four usual ways:
@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax.checks import check_shape
+from ebm_jax._checks import check_shape
 from ebm_jax.losses.functions import checked_energy, checked_example
 from ebm_jax.types import EnergyFn, Example, Scalar
 
@@ -86,7 +86,7 @@ def energy_of_sampler(name: str, energy_fn: EnergyFn, **x: Example) -> Scalar:
     return energy + jnp.sum(slope * (moving - at))
 
 
-def nearest_neighbour_entropy(x_model: Example, others: Float[Array, "n *d"]) -> Scalar:
+def nearest_neighbor_entropy(x_model: Example, others: Float[Array, "n *d"]) -> Scalar:
     """The entropy of the law of x_model from the distance r to its nearest other draw.
 
         d log r + log V_d + (1 + 1/2 + ... + 1/n),   V_d the volume of the unit ball
@@ -109,8 +109,8 @@ def nearest_neighbour_entropy(x_model: Example, others: Float[Array, "n *d"]) ->
     """
     n, d = others.shape[0], x_model.size
     if n == 0:
-        raise ValueError("`nearest_neighbour_entropy` got no other draws: give at least one.")
-    name = "nearest_neighbour_entropy"
+        raise ValueError("`nearest_neighbor_entropy` got no other draws: give at least one.")
+    name = "nearest_neighbor_entropy"
     check_shape(name, "others", others, (n, *x_model.shape))
     point, rest = checked_example(name, x_model=x_model), checked_example(name, others=others)
     gaps = (point[None] - jax.lax.stop_gradient(rest)).reshape(n, d)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from ebm_jax import processes
+from ebm_jax import distributed
 from ebm_jax.sharding import make_mesh
 from experiments import launch
 from experiments._run import Run, RunError
@@ -259,8 +259,8 @@ def test_files_of_a_run_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     "place", [("", 2, 0), ("here:1", 0, 0), ("here:1", 2, -1), ("here:1", 2, 2), ("", 0, 1)]
 )
 def test_half_a_place_is_refused(place):
-    with pytest.raises(processes.JoinError, match="give all three"):
-        processes.join(*place)
+    with pytest.raises(distributed.JoinError, match="give all three"):
+        distributed.join(*place)
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,25 @@
-"""What an unnormalised model says of data: normalisers, divergences, ratios."""
+"""What an unnormalized model says of data: normalizers, divergences, ratios."""
 
-from ebm_jax.evidence.bound import (
+from ebm_jax.likelihood.bound import (
     VariationalBound,
-    log_discretised_normal,
+    log_discretized_normal,
     log_normal,
     variational_bound,
 )
-from ebm_jax.evidence.flow import (
+from ebm_jax.likelihood.flow import (
     LogDensity,
-    dequantise,
+    dequantize,
     estimated_flow_log_density,
     flow_log_density,
 )
-from ebm_jax.evidence.importance import (
+from ebm_jax.likelihood.importance import (
     Bracket,
     LogMean,
     annealed_log_weight,
     log_mean_weight,
     log_z_bracket,
 )
-from ebm_jax.evidence.quadrature import (
+from ebm_jax.likelihood.quadrature import (
     expectation_on_grid,
     kl_on_grid,
     line_grid,
@@ -27,7 +27,7 @@ from ebm_jax.evidence.quadrature import (
     log_z_on_grid,
     square_grid,
 )
-from ebm_jax.evidence.ratios import bits_per_dimension, log_ratio
+from ebm_jax.likelihood.ratios import bits_per_dimension, log_ratio
 
 __all__ = [
     "Bracket",
@@ -36,14 +36,14 @@ __all__ = [
     "VariationalBound",
     "annealed_log_weight",
     "bits_per_dimension",
-    "dequantise",
+    "dequantize",
     "estimated_flow_log_density",
     "expectation_on_grid",
     "flow_log_density",
     "kl_on_grid",
     "line_grid",
     "log_density_on_grid",
-    "log_discretised_normal",
+    "log_discretized_normal",
     "log_mean_weight",
     "log_normal",
     "log_ratio",

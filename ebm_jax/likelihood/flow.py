@@ -6,7 +6,7 @@ The flow carries p_sigma, the law of x_0 + sigma n, from level to level. Along i
 
 so that log p at the lowest level is that of N(0, sigma_max^2 I) at the flow's end plus the
 integral of the divergence. It is the density of the model's data with noise of sigma_min
-left: of pixels, `dequantise` puts them on a continuum and `bits_per_dimension` reads the
+left: of pixels, `dequantize` puts them on a continuum and `bits_per_dimension` reads the
 result as a code length.
 
 References:
@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 
 from ebm_jax.calculus import divergence, rademacher
-from ebm_jax.checks import check_count, check_denoiser, check_range
-from ebm_jax.precision import wide_dtype, widened
-from ebm_jax.samplers.flow import STAGES, solve
+from ebm_jax._checks import check_count, check_denoiser, check_range
+from ebm_jax._precision import wide_dtype, widened
+from ebm_jax.samplers.diffusion.probability_flow import STAGES, solve
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
@@ -138,7 +138,7 @@ def estimated_flow_log_density(
     return LogDensity(value, spread / jnp.sqrt(num_probes), STAGES * steps)
 
 
-def dequantise(key: PRNGKey, pixels: UInt8[Array, "*d"] | UInt8[np.ndarray, "*d"]) -> Example:
+def dequantize(key: PRNGKey, pixels: UInt8[Array, "*d"] | UInt8[np.ndarray, "*d"]) -> Example:
     """x = -1 + (2 u + 2 U - 1) / 255 with U uniform on [0, 1): pixels u, spread over their cells.
 
     `data.to_uint8` takes it back. Cells are 2/255 wide: the `cell_width` to give to

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax.checks import check_count, check_positive
-from ebm_jax.samplers.kernel import Kernel
+from ebm_jax._checks import check_count, check_positive
+from ebm_jax.samplers.mcmc.kernel import Kernel
 from ebm_jax.types import Example, PRNGKey, Scalar
 
 

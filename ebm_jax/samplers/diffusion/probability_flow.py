@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ebm_jax.checks import check_denoiser, check_positive
-from ebm_jax.precision import wide_dtype
+from ebm_jax._checks import check_denoiser, check_positive
+from ebm_jax._precision import wide_dtype
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
 MAX_STEPS = 4096
