@@ -67,7 +67,7 @@ def ebm_jax(problem: Problem, gradient: str) -> Job:
 
     from ebm_jax import sharding
     from ebm_jax.calculus import score_from_energy
-    from ebm_jax.noise import example_keys
+    from ebm_jax.keys import example_keys
     from ebm_jax.samplers import run, ula
     from ebm_jax.targets import eight_gaussians
 

@@ -1,1 +1,63 @@
-"""ebm_jax: train, sample and judge models known only up to a constant, in JAX."""
+"""ebm_jax: train, sample and judge models known only up to a constant, in JAX.
+
+`import ebm_jax` takes no time: rooms such as `ebm_jax.losses` are imported at their first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ebm_jax import (
+        calculus,
+        checkpoints,
+        composition,
+        data,
+        distributed,
+        ema,
+        guidance,
+        keys,
+        likelihood,
+        losses,
+        metrics,
+        nets,
+        noise,
+        recipes,
+        samplers,
+        sharding,
+        targets,
+        training,
+        types,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "calculus",
+    "checkpoints",
+    "composition",
+    "data",
+    "distributed",
+    "ema",
+    "guidance",
+    "keys",
+    "likelihood",
+    "losses",
+    "metrics",
+    "nets",
+    "noise",
+    "recipes",
+    "samplers",
+    "sharding",
+    "targets",
+    "training",
+    "types",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"ebm_jax.{name}")
+    raise AttributeError(f"module 'ebm_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -21,7 +21,16 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ebm_jax._checks import check_count, check_positive
-from ebm_jax.types import DenoiseFn, EnergyFn, Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
+from ebm_jax.types import (
+    DenoiseFn,
+    EnergyFn,
+    Example,
+    NoisyEnergyFn,
+    NoisyScoreFn,
+    PRNGKey,
+    Scalar,
+    ScoreFn,
+)
 
 
 def score_from_energy(energy_fn: EnergyFn) -> ScoreFn:
@@ -246,3 +255,12 @@ def velocity_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
         return ((x - denoised) / sigma - sigma * denoised) / jnp.sqrt(1 + sigma**2)
 
     return velocity
+
+
+def denoiser_from_energy(energy_fn: NoisyEnergyFn) -> DenoiseFn:
+    """D(x, sigma) = x - sigma^2 grad E(x, sigma): exactly a score, whatever E is."""
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        return x - sigma**2 * jax.grad(energy_fn)(x, sigma)
+
+    return denoise

@@ -12,6 +12,7 @@ Conventions, the same everywhere:
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from jaxtyping import Array, Float, Key
 
@@ -24,3 +25,15 @@ NoisyEnergyFn = Callable[[Example, Scalar], Scalar]
 ScoreFn = Callable[[Example], Example]
 NoisyScoreFn = Callable[[Example, Scalar], Example]
 DenoiseFn = Callable[[Example, Scalar], Example]
+
+
+class Estimate(NamedTuple):
+    """A number estimated from random draws, with its standard error.
+
+    Attributes:
+        value: the estimate, in the units that the function names.
+        standard_error: of `value`: one standard deviation of what other draws would give.
+    """
+
+    value: float | Scalar
+    standard_error: float | Scalar

@@ -1,6 +1,6 @@
 """What experiments on images share: training a denoiser, drawing from it, the pictures.
 
-Pixels are dequantized afresh at every step (`likelihood.dequantize`), so that the data have a
+Pixels are dequantized afresh at every step (`dequantize`), so that the data have a
 density and a likelihood in bits a dimension means something.
 """
 
@@ -15,10 +15,10 @@ import optax
 from jaxtyping import Array, PyTree, UInt8
 
 from ebm_jax import likelihood, losses, noise, samplers
-from ebm_jax.data import Images, Pixels, Rows, batch_indices, to_uint8, to_unit
+from ebm_jax.data import Images, Pixels, Rows, batch_indices, dequantize, to_uint8, to_unit
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.nets.precondition import RawFn
-from ebm_jax.recipes.published import log_normal_level
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 from experiments._run import Run, RunError, progress, say
@@ -82,7 +82,7 @@ def train_denoiser(
     def loss(params: PyTree, key: PRNGKey, example: tuple[Array, Scalar]) -> Scalar:
         pixels, sigma = example
         key_pixels, key_noise = jax.random.split(key)
-        x = likelihood.dequantize(key_pixels, pixels)
+        x = dequantize(key_pixels, pixels)
         return objective(denoiser(params), key_noise, x, sigma)
 
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, num_steps // 20, num_steps)
@@ -112,7 +112,7 @@ def levelled_batches(
     @jax.jit
     def draw_levels(steps: Array) -> Array:
         """Evenly spread over each batch."""
-        keys = noise.example_keys(jax.random.key(seed + 2), steps)
+        keys = example_keys(jax.random.key(seed + 2), steps)
         u = jax.vmap(partial(noise.draw_low_discrepancy, batch_size=batch_size))(keys)
         return jax.vmap(jax.vmap(level))(u)
 
@@ -142,7 +142,7 @@ def train_edm(
         ConvScore(channels, 2, patch),
         partial(precondition.edm, sigma_data=sigma_data),
         partial(losses.edm, sigma_data=sigma_data),
-        log_normal_level,
+        noise.log_normal_level,
         num_steps=num_steps,
         batch_size=128,
         learning_rate=3e-3,
@@ -167,7 +167,7 @@ def _loss_by_level(denoiser: Callable[[PyTree], DenoiseFn], *pixels: np.ndarray)
     def by_level(params: PyTree, pixels: Array) -> Array:
         def one(sigma: Scalar, index: Array, pixels: Array) -> Scalar:
             key_pixels, key = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
-            x = likelihood.dequantize(key_pixels, pixels)
+            x = dequantize(key_pixels, pixels)
             return losses.noise_conditional(denoiser(params), key, x, sigma)
 
         index = jnp.arange(len(pixels))
@@ -197,7 +197,7 @@ def draw_images(
     many, drawn = spread(draw), []
     with progress(label, count) as advance:
         for first in range(0, count, chunk):
-            keys = noise.example_keys(jax.random.key(seed), first + jnp.arange(chunk))
+            keys = example_keys(jax.random.key(seed), first + jnp.arange(chunk))
             drawn.append(to_uint8(np.asarray(many(keys))))
             advance(min(chunk, count - first))
     return np.concatenate(drawn)[:count]
@@ -217,7 +217,7 @@ def over_images(
     with progress("likelihood", count) as advance:
         for first in range(0, count, 64):
             some = jnp.asarray(pixels[first : min(first + 64, count)])
-            keys = noise.example_keys(jax.random.key(seed), first + jnp.arange(len(some)))
+            keys = example_keys(jax.random.key(seed), first + jnp.arange(len(some)))
             values.append(np.asarray(many(keys, some)))
             advance(len(some))
     found = np.concatenate(values)
@@ -232,7 +232,7 @@ def flow_bits(
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, key_probes = jax.random.split(key)
         found = likelihood.estimated_flow_log_density(
-            denoise_fn, key_probes, likelihood.dequantize(key_pixels, image), sigma_min=sigma_min,
+            denoise_fn, key_probes, dequantize(key_pixels, image), sigma_min=sigma_min,
             sigma_max=sigma_max, num_probes=num_probes, rtol=1e-4, atol=1e-4,
         )  # fmt: skip
         return jnp.asarray(likelihood.bits_per_dimension(found.value, image.size, cell_width=CELL))
@@ -256,7 +256,7 @@ def draw_paths(
         scale = jax.vmap(lambda t: jnp.hypot(process.alpha(t), process.sigma(t)))(times)
         return path / scale[:, None, None, None]
 
-    keys = noise.example_keys(jax.random.key(seed), jnp.arange(SHOWN_PATHS))
+    keys = example_keys(jax.random.key(seed), jnp.arange(SHOWN_PATHS))
     return to_uint8(np.asarray(jax.jit(jax.vmap(one))(keys)))
 
 

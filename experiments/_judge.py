@@ -51,7 +51,7 @@ def figures(x: Outputs, real: Outputs, *, seed: int) -> dict[str, float]:
     distance = metrics.kernel_distance(
         jax.random.key(seed), x.features, real.features, subset_size=min(1000, n // 2)
     )
-    found["kernel distance"], found["kernel distance, standard error"] = distance
+    found["kernel distance"], found["kernel distance, standard error"] = map(float, distance)
     near = [real.features[:MOST_NEIGHBOURS], x.features[:MOST_NEIGHBOURS]]
     found |= metrics.precision_recall(*near)._asdict()
     found |= metrics.density_coverage(*near)._asdict()

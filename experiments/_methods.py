@@ -15,8 +15,8 @@ from jaxtyping import Array, PyTree
 
 from ebm_jax import losses
 from ebm_jax.calculus import score_from_energy
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import MLP, EnergyMLP, RealNVP
-from ebm_jax.noise import example_keys
 from ebm_jax.samplers import draw_starts, mala, random_walk, replay_buffer, run, write_back
 from ebm_jax.targets import Target, fitted_gaussian, log_density
 from ebm_jax.training import Prepare

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax.ema import Decay
 from ebm_jax.checkpoints import Checkpoints
-from ebm_jax.noise import example_keys
 from ebm_jax.distributed import first_says, heed_sigterm
+from ebm_jax.ema import Decay
+from ebm_jax.keys import example_keys
 from ebm_jax.sharding import (
     Mesh,
     data_mesh,

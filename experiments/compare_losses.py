@@ -30,8 +30,8 @@ from jaxtyping import Array, PyTree
 
 from ebm_jax import likelihood, losses, metrics, targets
 from ebm_jax.calculus import score_from_energy
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import EnergyMLP
-from ebm_jax.noise import example_keys
 from ebm_jax.sharding import data_mesh, spread
 from ebm_jax.training import TrainState, init_state, make_step
 from ebm_jax.types import Scalar

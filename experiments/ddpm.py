@@ -20,8 +20,8 @@ from jaxtyping import Array, UInt8
 
 from ebm_jax import likelihood, losses, noise, samplers
 from ebm_jax.data import load_split
-from ebm_jax.nets import ConvScore
 from ebm_jax.guidance import clamped
+from ebm_jax.nets import ConvScore
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 from experiments._denoiser import (
     draw_images,
@@ -111,7 +111,9 @@ def main(
         mean, error = over_images(
             bound_in_bits(denoise, sigmas), held_out.pixels, num_likelihoods, seed + 3
         )
-    for name, m, e in zip(("bound", *likelihood.VariationalBound._fields), mean, error, strict=True):
+    for name, m, e in zip(
+        ("bound", *likelihood.VariationalBound._fields), mean, error, strict=True
+    ):
         results[f"bits a dimension, {name}"] = float(m)
         results[f"its standard error, {name}"] = float(e)
     with run.clock("judge"):
@@ -132,7 +134,9 @@ def bound_in_bits(
     def measure(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Array:
         x = (2 * image.astype(jnp.float32) - 255) / 255
         parts = jnp.stack(
-            likelihood.variational_bound(denoise_fn, key, x, sigmas, likelihood.log_discretized_normal)
+            likelihood.variational_bound(
+                denoise_fn, key, x, sigmas, likelihood.log_discretized_normal
+            )
         )
         nats = jnp.concatenate([jnp.sum(parts)[None], parts])
         return nats / (image.size * jnp.log(2.0))

@@ -21,7 +21,6 @@ import numpy as np
 from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split, to_unit
 from ebm_jax.nets import ConvScore, precondition
-from ebm_jax.recipes.published import log_normal_level
 from ebm_jax.types import Example, PRNGKey
 from experiments._denoiser import (
     draw_images,
@@ -97,7 +96,7 @@ def main(
         ConvScore(channels, blocks, patch),
         partial(precondition.edm, sigma_data=sigma_data),
         partial(losses.edm, sigma_data=sigma_data),
-        partial(log_normal_level, mean=math.log(level_median), std=level_spread),
+        partial(noise.log_normal_level, mean=math.log(level_median), std=level_spread),
         num_steps=num_steps,
         batch_size=batch_size,
         learning_rate=learning_rate,

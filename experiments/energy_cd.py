@@ -29,8 +29,8 @@ from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, metrics, recipes
 from ebm_jax.data import Pixels, Rows, batch_indices, load_split, to_uint8, to_unit
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import ConvEnergy
-from ebm_jax.noise import example_keys
 from ebm_jax.recipes import ChainRecipe, chain_kernel
 from ebm_jax.samplers import ReplayBuffer, draw_starts, replay_buffer, write_back
 from ebm_jax.samplers import run as run_chain

@@ -20,8 +20,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import likelihood, losses, metrics, noise, targets
+from ebm_jax import likelihood, losses, metrics, targets
 from ebm_jax.calculus import score_from_energy
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import EnergyMLP
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.samplers import ula
@@ -91,7 +92,7 @@ def main(
     with run.clock("sample"):
         samples = sample(energy, num_chains, chain_steps, step_size, seed)
     with run.clock("judge"):
-        keys = noise.example_keys(jax.random.key(seed + 3), jnp.arange(num_chains))
+        keys = example_keys(jax.random.key(seed + 3), jnp.arange(num_chains))
         noisy = spread(target.draw)(keys) + sigma * jax.random.normal(
             jax.random.key(seed + 4), (num_chains, 2)
         )
@@ -112,7 +113,7 @@ def sample(energy: EnergyFn, count: int, steps: int, step_size: float, seed: int
         state, _ = run_chain(kernel, key_chain, start, steps)
         return state.x
 
-    return chain(noise.example_keys(jax.random.key(seed + 2), jnp.arange(count)))
+    return chain(example_keys(jax.random.key(seed + 2), jnp.arange(count)))
 
 
 def judge(

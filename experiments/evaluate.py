@@ -166,7 +166,7 @@ def columns(x: Outputs, y: Outputs, seed: int) -> dict[str, dict[str, float]]:
     whole = figures(x, y, seed=seed)
     if min(n, m) >= 4 * x.features.shape[1]:  # where FID is a line in 1/n
         limit = metrics.infinite_frechet_distance(jax.random.key(seed), x.features, y.features)
-        whole["Frechet distance at infinite n"] = limit.value
+        whole["Frechet distance at infinite n"] = float(limit.value)
     found = {f"samples, n = {n} against {m}": whole}
     k = min(n, m // 2)
     if k >= 2:

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ebm_jax import noise, samplers
+from ebm_jax import guidance, noise, samplers
 from ebm_jax.data import load_split, to_uint8, to_unit
+from ebm_jax.keys import example_keys
 from ebm_jax.nets.conv import halve
-from ebm_jax import guidance
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 from experiments._denoiser import train_edm
@@ -77,7 +77,7 @@ def main(
     times = noise.log_snr_times(process, sample_steps, t_min=float(last))
     solver = samplers.ancestral(process)
     results, shown = {}, {"truth": to_uint8(truth[:SHOWN])}
-    keys = noise.example_keys(jax.random.key(seed + 1), jnp.arange(len(truth)))
+    keys = example_keys(jax.random.key(seed + 1), jnp.arange(len(truth)))
     with run.clock("restore"):
         for task, measure in tasks.items():
             for name, make in methods(denoise, measure, noise_std, dps_scale).items():

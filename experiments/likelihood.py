@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt8
 from matplotlib.figure import Figure
 
 from ebm_jax import likelihood, noise
-from ebm_jax.data import load_split
+from ebm_jax.data import dequantize, load_split
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 from experiments._denoiser import CELL, flow_bits, over_images, train_edm
 from experiments._run import Run, RunError, command
@@ -102,7 +102,7 @@ def exact_bits(denoise: DenoiseFn) -> Measure:
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, _ = jax.random.split(key)
-        x = likelihood.dequantize(key_pixels, image)
+        x = dequantize(key_pixels, image)
         found = likelihood.flow_log_density(
             denoise, x, sigma_min=LOW, sigma_max=HIGH, rtol=1e-4, atol=1e-4
         )
@@ -117,7 +117,7 @@ def bound_bits(denoise: DenoiseFn, num_levels: int) -> Measure:
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, key_bound = jax.random.split(key)
-        x = likelihood.dequantize(key_pixels, image)
+        x = dequantize(key_pixels, image)
         parts = likelihood.variational_bound(denoise, key_bound, x, sigmas, likelihood.log_normal)
         nats = parts.prior + parts.diffusion + parts.decoder
         return jnp.asarray(likelihood.bits_per_dimension(-nats, image.size, cell_width=CELL))

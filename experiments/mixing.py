@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ebm_jax import metrics
-from ebm_jax.noise import example_keys
+from ebm_jax.keys import example_keys
 from ebm_jax.samplers import Kernel, hmc, mala, random_walk, warm_up
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ebm_jax.noise import example_keys, geometric
+from ebm_jax.keys import example_keys
+from ebm_jax.noise import geometric
 from ebm_jax.samplers import Kernel, annealed_langevin, mala, parallel_tempering, ula
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread

@@ -33,8 +33,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ebm_jax import likelihood, losses, targets
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import RealNVP
-from ebm_jax.noise import example_keys
 from ebm_jax.sharding import spread
 from ebm_jax.targets import Target, log_density
 from ebm_jax.types import Example, PRNGKey, Scalar

@@ -24,7 +24,16 @@ from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, noise
 from ebm_jax.calculus import score_from_denoiser
-from ebm_jax.data import Images, Rows, batch_indices, load_split, to_uint8, to_unit
+from ebm_jax.data import (
+    Images,
+    Rows,
+    batch_indices,
+    largest_distance,
+    load_split,
+    to_uint8,
+    to_unit,
+)
+from ebm_jax.keys import example_keys
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.samplers import annealed_langevin_path
 from ebm_jax.sharding import spread
@@ -78,7 +87,7 @@ def main(
         return
     x = to_unit(images.pixels[:])
     num_samples = num_samples or min(len(held_out.pixels), 1000)
-    sigmas = noise.geometric_from_data(jnp.asarray(x[:2000]), sigma_min, num_levels)
+    sigmas = noise.geometric(float(largest_distance(x[:2000])), sigma_min, num_levels)
     say(f"{len(x)} images of {x.shape[1:]}, {len(held_out.pixels)} held out")
     say(f"levels {sigmas[0]:.3g} to {sigmas[-1]:.3g} in a ratio of {sigmas[0] / sigmas[1]:.3g}")
 
@@ -99,7 +108,7 @@ def main(
     @jax.jit
     def draw_levels(steps: Array) -> Array:
         """Every batch has each level as often as any other, to within one."""
-        keys = noise.example_keys(jax.random.key(seed + 2), steps)
+        keys = example_keys(jax.random.key(seed + 2), steps)
         times = jax.vmap(partial(noise.draw_low_discrepancy, batch_size=batch_size))(keys)
         return sigmas[(times * num_levels).astype(int)]
 
@@ -152,7 +161,7 @@ def loss_by_level(denoiser: Any, sigmas: Array, train: np.ndarray, held_out: np.
 
     @jax.jit
     def by_level(params: PyTree, x: Array) -> Array:
-        keys = noise.example_keys(jax.random.key(0), jnp.arange(len(x)))
+        keys = example_keys(jax.random.key(0), jnp.arange(len(x)))
         one = partial(losses.noise_conditional, denoiser(params))
         return jax.lax.map(lambda s: jnp.mean(jax.vmap(one, (0, 0, None))(keys, x, s)), sigmas)
 
@@ -200,7 +209,7 @@ def draw_samples(
     with progress("sample", count) as advance:
         for first in range(0, count, CHUNK):
             index = first + jnp.arange(CHUNK)
-            x, path = draw(noise.example_keys(jax.random.key(seed + 1), index))
+            x, path = draw(example_keys(jax.random.key(seed + 1), index))
             samples.append(np.asarray(x))
             paths.append(np.asarray(path[: max(0, SHOWN_PATHS - first)]))
             advance(min(CHUNK, count - first))

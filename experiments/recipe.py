@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import likelihood, recipes
-from ebm_jax.data import Pixels, load_split, mirror
+from ebm_jax import recipes
+from ebm_jax.data import Pixels, dequantize, load_split, mirror
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
@@ -115,7 +115,7 @@ def loss(
     """The recipe's objective on one image, dequantized and mirrored at random."""
     pixels, sigma = example
     key_pixels, key_flip, key_dropout, key_noise = jax.random.split(key, 4)
-    x = likelihood.dequantize(key_pixels, pixels)
+    x = dequantize(key_pixels, pixels)
     if recipe.flip:
         x = mirror(key_flip, x)
     apply = partial(recipe.net.apply, params)

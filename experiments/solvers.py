@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from ebm_jax import noise, samplers
 from ebm_jax.calculus import denoiser_from_score
+from ebm_jax.keys import example_keys
 from ebm_jax.noise import Process
 from ebm_jax.sharding import spread
 from ebm_jax.types import Example, PRNGKey, Scalar
@@ -131,7 +132,7 @@ def draw(solver: samplers.Solver, times: Array, weight: float, count: int, seed:
         like = jnp.zeros(CHUNK)
         return samplers.sample(solver, denoise, key, like, times, final_denoise=False) / alpha
 
-    keys = noise.example_keys(jax.random.key(seed), jnp.arange(count // CHUNK))
+    keys = example_keys(jax.random.key(seed), jnp.arange(count // CHUNK))
     return np.asarray(spread(one)(keys)).ravel()
 
 

@@ -15,9 +15,9 @@ import optax
 from ebm_jax import targets
 from ebm_jax.calculus import score_from_energy
 from ebm_jax.data import Rows, batch_indices
+from ebm_jax.keys import example_keys
 from ebm_jax.losses import contrastive_divergence
 from ebm_jax.nets import EnergyMLP
-from ebm_jax.noise import example_keys
 from ebm_jax.samplers import draw_starts, replay_buffer, ula, write_back
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ebm_jax.calculus import denoiser_from_energy
 from ebm_jax.nets import (
     ConvScore,
     LogLoss,
@@ -13,7 +14,6 @@ from ebm_jax.nets import (
     ScalarEnergy,
     ScoreMLP,
     UNet,
-    denoiser_from_energy,
     norm_energy,
 )
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from ebm_jax.calculus import score_from_energy
+from ebm_jax.keys import example_keys
 from ebm_jax.losses import contrastive_divergence
-from ebm_jax.noise import example_keys
 from ebm_jax.samplers import ReplayBuffer, draw_starts, replay_buffer, run, ula, write_back
 from ebm_jax.training import fit, init_state, make_step
 from tests.statistics import assert_mean, assert_variance

@@ -8,8 +8,8 @@ import pytest
 
 from ebm_jax import checks, noise
 from ebm_jax.composition import mixture, tempered
-from ebm_jax.samplers import boxed, ddim, euler_maruyama, hmc, mala, predictor_corrector, run, ula
 from ebm_jax.guidance import diffusion_posterior, posterior
+from ebm_jax.samplers import boxed, ddim, euler_maruyama, hmc, mala, predictor_corrector, run, ula
 
 TYPES = (float, np.float32, np.float64, np.array, jnp.float32, jnp.bfloat16, ml_dtypes.bfloat16)
 each_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import metrics, noise
+from ebm_jax import metrics
+from ebm_jax.data import largest_distance
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -35,7 +36,7 @@ METRICS = {
     "infinite_frechet_distance": lambda x, y: metrics.infinite_frechet_distance(KEY, x, y),
     "integrated_autocorrelation": lambda x, y: metrics.integrated_autocorrelation(chains(x)),
     "kernel_distance": lambda x, y: metrics.kernel_distance(KEY, x, y, **SUBSETS),
-    "largest_distance": lambda x, y: noise.largest_distance(x),
+    "largest_distance": lambda x, y: largest_distance(x),
     "median_distance": lambda x, y: metrics.median_distance(x),
     "memorization": lambda x, y: metrics.memorization(y[:20], y[20:], x),
     "moments": lambda x, y: metrics.moments(x),
@@ -124,7 +125,7 @@ SHAPES = [
     for x in (NUMBER, LINE, ROWS[:, :3], NONE)
 ]
 SHAPES += [(metrics.median_distance, (x,)) for x in (NUMBER, ONE)]
-SHAPES += [(noise.largest_distance, (x,)) for x in (NUMBER, ONE)]
+SHAPES += [(largest_distance, (x,)) for x in (NUMBER, ONE)]
 SHAPES += [(KSD, (x,)) for x in (NUMBER, ROWS[:3])]
 SHAPES += [
     (metric, pair)
@@ -234,7 +235,7 @@ def test_distances_of_data_far_from_0_are_those_of_float64(name, kind):
 @pytest.mark.parametrize("value", [0.3, 900.1, 1e-8])
 def test_equal_rows_have_no_distance(value):
     rows = jnp.full((5, 784), value, jnp.float32)
-    assert noise.largest_distance(rows) == 0
+    assert largest_distance(rows) == 0
     assert metrics.median_distance(rows) == 0
     assert not metrics.nearest_distance(rows[:2], rows).any()
     assert metrics.precision_recall(rows, rows) == (1, 1)

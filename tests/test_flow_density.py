@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from ebm_jax import likelihood, noise, samplers
-from ebm_jax.data import to_uint8
+from ebm_jax.data import dequantize, to_uint8
 from tests.gaussian_data import (
     CENTRES,
     MEAN,
@@ -226,7 +226,9 @@ def test_the_bound_of_gaussian_data_lies_below_the_likelihood_by_what_it_must(nu
         key_data, key_bound = jax.random.split(key)
         x = MEAN + STD * jax.random.normal(key_data, (2,))
         return jnp.stack(
-            likelihood.variational_bound(gaussian_denoiser, key_bound, x, sigmas, likelihood.log_normal)
+            likelihood.variational_bound(
+                gaussian_denoiser, key_bound, x, sigmas, likelihood.log_normal
+            )
         )
 
     parts = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 20_000)))
@@ -283,7 +285,7 @@ def test_a_discretized_normal_is_a_law_on_256_values(std):
 
 def test_dequantized_pixels_fill_their_cells_and_come_back():
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    draw = jax.vmap(lambda key: likelihood.dequantize(key, pixels))
+    draw = jax.vmap(lambda key: dequantize(key, pixels))
     x = np.asarray(draw(jax.random.split(jax.random.key(4), 2000)), np.float64)
     np.testing.assert_array_equal(to_uint8(x[0].astype(np.float32)), pixels)
     unit = (2 * pixels.astype(np.float64) - 255) / 255

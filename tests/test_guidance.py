@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import noise, samplers
-from ebm_jax import guidance
+from ebm_jax import guidance, noise, samplers
 from tests.gaussian_data import gaussian_denoiser
 from tests.statistics import assert_mean
 

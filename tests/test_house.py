@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("types",),
-    ("precision", "sharding", "processes"),
-    ("checks",),
-    ("averaging", "calculus", "composition", "noise", "targets", "nets", "data"),
-    ("losses", "samplers"),
-    ("evidence", "metrics", "recipes", "training", "checkpoints"),
+    ("_precision", "distributed", "keys", "sharding"),
+    ("_checks",),
+    ("calculus", "composition", "data", "ema", "nets", "noise", "targets"),
+    ("guidance", "losses", "samplers"),
+    ("likelihood", "metrics", "recipes", "training", "checkpoints"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "ebm_jax").rglob("*.py"))

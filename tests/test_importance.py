@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ebm_jax.keys import example_keys
 from ebm_jax.likelihood import annealed_log_weight, log_mean_weight, log_z_bracket
-from ebm_jax.noise import example_keys
 from ebm_jax.samplers import hmc, mala, random_walk
 from ebm_jax.targets import gaussian, gaussian_mixture
 from tests.statistics import assert_mean

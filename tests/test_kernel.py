@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax.noise import example_keys
+from ebm_jax.keys import example_keys
 from ebm_jax.samplers import (
     Kernel,
     boxed,

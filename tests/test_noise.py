@@ -7,6 +7,8 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from ebm_jax import noise
+from ebm_jax.data import largest_distance
+from ebm_jax.keys import example_keys
 from tests.statistics import assert_mean, assert_normal
 
 TIMES = np.array([1e-5, 1e-3, 0.1, 0.37, 0.8, 0.998])
@@ -147,8 +149,8 @@ def test_karras_with_rho_1_is_evenly_spaced():
 def test_largest_distance_is_that_of_all_pairs_and_tops_the_ladder_from_data(shape):
     data = np.random.default_rng(0).normal(loc=3.0, size=shape).astype(np.float32)
     expected = pdist(data.reshape(len(data), -1)).max()
-    np.testing.assert_allclose(noise.largest_distance(jnp.asarray(data)), expected, rtol=1e-5)
-    ladder = noise.geometric_from_data(jnp.asarray(data), 0.1, 3)
+    np.testing.assert_allclose(largest_distance(jnp.asarray(data)), expected, rtol=1e-5)
+    ladder = noise.geometric(float(largest_distance(jnp.asarray(data))), 0.1, 3)
     np.testing.assert_allclose(ladder, [expected, np.sqrt(expected * 0.1), 0.1], rtol=1e-5)
 
 
@@ -184,9 +186,9 @@ def test_low_discrepancy_times_put_one_in_each_cell_and_each_is_uniform():
 
 def test_keys_of_examples_follow_their_index_and_differ():
     key = jax.random.key(5)
-    data = jax.vmap(jax.random.key_data)(noise.example_keys(key, jnp.arange(100)))
+    data = jax.vmap(jax.random.key_data)(example_keys(key, jnp.arange(100)))
     assert len(np.unique(data, axis=0)) == 100
-    among = noise.example_keys(key, jnp.array([7, 3]))
+    among = example_keys(key, jnp.array([7, 3]))
     np.testing.assert_array_equal(jax.vmap(jax.random.key_data)(among), data[jnp.array([7, 3])])
 
 
@@ -204,8 +206,8 @@ def test_keys_of_examples_follow_their_index_and_differ():
         (lambda: noise.karras(0.1, 1.0, 3), "`karras` got the range 1.0 to 0.1"),
         (lambda: noise.karras(1.0, 0.1, 1), "`karras` got num_levels=1"),
         (lambda: noise.karras(1.0, 0.1, 3, rho=0.0), "`karras` got rho=0.0"),
-        (lambda: noise.largest_distance(jnp.ones((1, 2))), "`largest_distance` got data of"),
-        (lambda: noise.geometric_from_data(jnp.ones((3, 2)), 0.1, 3), "`geometric` got the range"),
+        (lambda: largest_distance(jnp.ones((1, 2))), "`largest_distance` got data of"),
+        (lambda: noise.geometric(0.0, 0.1, 3), "`geometric` got the range"),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name_and_value(call, message):
@@ -300,8 +302,8 @@ def test_examples_draw_the_same_alone_and_in_a_batch_from_a_key_of_any_implement
     for name in ("threefry2x32", "rbg", "unsafe_rbg"):
         for seed in (0, 1):
             key = jax.random.key(seed, impl=name)
-            keys = noise.example_keys(key, jnp.arange(7))
-            alone = noise.example_keys(jax.random.clone(key), jnp.array([5]))[0]
+            keys = example_keys(key, jnp.arange(7))
+            alone = example_keys(jax.random.clone(key), jnp.array([5]))[0]
             draws = jax.vmap(jax.random.normal)(keys)
             np.testing.assert_array_equal(draws[5], jax.random.normal(alone))
             seen.append(np.asarray(draws))

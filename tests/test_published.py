@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ebm_jax import noise, recipes
+from ebm_jax.data import largest_distance
 
 NAMES = sorted(recipes.RECIPES)
 
@@ -53,7 +54,7 @@ def test_the_step_ratio_leaves_the_noise_nearest_to_the_levels(steps):
 def test_a_ladder_from_data_spans_its_largest_distance():
     data = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (50, 4, 4, 3)))
     ladder = recipes.ladder_from_data(data, 0.02)
-    assert float(ladder[0]) == pytest.approx(float(noise.largest_distance(data)), rel=1e-5)
+    assert float(ladder[0]) == pytest.approx(float(largest_distance(data)), rel=1e-5)
     assert float(ladder[-1]) == pytest.approx(0.02, rel=1e-4)
     ratio = float(ladder[0] / ladder[1])
     assert np.log(ratio) == pytest.approx(np.log(recipes.ladder_ratio(48)), rel=0.05)
@@ -126,7 +127,7 @@ def test_samplers_take_the_published_number_of_evaluations_and_end_on_the_data(n
 
 def test_the_index_of_a_level_is_its_place_on_the_ladder():
     sigmas = noise.geometric(2.0, 0.02, 10)
-    denoise = recipes.published.by_index(
+    denoise = precondition.by_index(
         lambda x, i: jnp.full_like(x, i.astype(jnp.float32)), sigmas=sigmas
     )
     for i in (0, 4, 9):

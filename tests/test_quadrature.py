@@ -7,6 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from ebm_jax import likelihood
+from ebm_jax.data import dequantize
 
 MEAN_P, SCALE_P = np.array([0.5, -1.0]), np.array([0.6, 1.0])
 MEAN_Q, SCALE_Q = np.array([-0.3, 0.2]), np.array([1.1, 0.8])
@@ -154,7 +155,8 @@ def test_an_energy_that_is_no_scalar_is_refused_with_its_shape():
 
 
 @pytest.mark.parametrize(
-    "function", [likelihood.log_z_on_grid, likelihood.log_density_on_grid, likelihood.expectation_on_grid]
+    "function",
+    [likelihood.log_z_on_grid, likelihood.log_density_on_grid, likelihood.expectation_on_grid],
 )
 def test_quadrature_in_too_many_dimensions_is_refused_before_memory_is_taken(function):
     """400^10 cells; on the way to failing this took all memory and the process with it."""
@@ -207,7 +209,7 @@ def test_by_default_cells_are_those_of_the_librarys_own_pixels():
     keys = jax.random.split(jax.random.key(0), 2)
     ends = jnp.array([0, 255], jnp.uint8)
     low, high = (
-        likelihood.dequantize(key, jnp.full(10_000, end)) for key, end in zip(keys, ends, strict=True)
+        dequantize(key, jnp.full(10_000, end)) for key, end in zip(keys, ends, strict=True)
     )
     width = float(high.max() - low.min())
     assert width == pytest.approx(2 + 2 / 255, abs=1e-4)

@@ -1,11 +1,14 @@
 """Solvers of reverse processes on data whose every marginal is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ebm_jax import noise, samplers
+from ebm_jax.keys import example_keys
 from ebm_jax.noise import Process
 from tests.gaussian_data import (
     CENTRES,
@@ -153,7 +156,7 @@ def test_the_multistep_solver_extrapolates_to_the_middle_of_a_step_of_any_length
     denoise_fn = lambda x, sigma: jnp.full_like(x, 0.7) - 1.3 * jnp.log(sigma)  # noqa: E731
     end = run(samplers.dpm_solver_pp_2m(PROCESSES["edm"]), jnp.array(sigmas), X, None, denoise_fn)
     y = np.asarray(X, np.float64)
-    for step, (level, lower) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for step, (level, lower) in enumerate(itertools.pairwise(sigmas)):
         middle = np.sqrt(level * lower) if step else level  # the first step is ddim
         ahead = 0.7 - 1.3 * np.log(middle)
         y = ahead + lower / level * (y - ahead)
@@ -237,7 +240,9 @@ def test_where_time_is_the_level_euler_is_ddim_and_heun_is_edm():
 
 def test_the_first_step_of_the_multistep_solver_is_ddim():
     process, sigmas = PROCESSES["edm"], jnp.array([3.0, 1.0])
-    one, other = (run(make(process), sigmas, X) for make in (samplers.dpm_solver_pp_2m, samplers.ddim))
+    one, other = (
+        run(make(process), sigmas, X) for make in (samplers.dpm_solver_pp_2m, samplers.ddim)
+    )
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
@@ -396,7 +401,7 @@ def test_an_example_ends_on_the_same_values_alone_and_in_a_batch(solver):
     def one(key):
         return samplers.sample(made, mixture_denoiser, key, X, times, final_denoise=True)
 
-    batch = jax.jit(jax.vmap(one))(noise.example_keys(jax.random.key(4), jnp.arange(5)))
+    batch = jax.jit(jax.vmap(one))(example_keys(jax.random.key(4), jnp.arange(5)))
     alone = jax.jit(one)(jax.random.fold_in(jax.random.key(4), 3))
     np.testing.assert_allclose(alone, batch[3], rtol=1e-4, atol=1e-5)
     assert len(np.unique(batch[:, 0])) == 5

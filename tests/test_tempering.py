@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import digamma, polygamma
 
-from ebm_jax.noise import example_keys
+from ebm_jax.keys import example_keys
 from ebm_jax.samplers import hmc, mala, parallel_tempering, random_walk, run, ula
 from ebm_jax.targets import gaussian, gaussian_mixture
 from tests.statistics import assert_mean, assert_variance

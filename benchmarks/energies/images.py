@@ -103,8 +103,8 @@ def ebm_jax(problem: Problem) -> Job:
 
     from ebm_jax import losses, samplers, sharding
     from ebm_jax.calculus import score_from_energy
+    from ebm_jax.keys import example_keys
     from ebm_jax.nets import ConvEnergy
-    from ebm_jax.noise import example_keys
     from ebm_jax.training import init_state, make_step
 
     sharding.use_all_cores()

@@ -73,8 +73,8 @@ def ebm_jax(problem: Problem) -> Job:
     import jax.numpy as jnp
 
     from ebm_jax import samplers, sharding
+    from ebm_jax.keys import example_keys
     from ebm_jax.nets import EnergyMLP
-    from ebm_jax.noise import example_keys
     from ebm_jax.targets import eight_gaussians
 
     sharding.use_all_cores()

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
+from ebm_jax.data.dequantization import dequantize
 from ebm_jax.data.descriptions import FEATURES, INFO
+from ebm_jax.data.distances import largest_distance
 from ebm_jax.data.fingerprints import fingerprint
 from ebm_jax.data.images import DataError, Images, to_uint8, to_unit, wrong
 from ebm_jax.data.named import PARSERS, is_name, prepare
@@ -40,7 +42,9 @@ __all__ = [
     "Records",
     "Rows",
     "batch_indices",
+    "dequantize",
     "fingerprint",
+    "largest_distance",
     "load",
     "load_split",
     "mirror",

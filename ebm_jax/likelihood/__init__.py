@@ -8,7 +8,6 @@ from ebm_jax.likelihood.bound import (
 )
 from ebm_jax.likelihood.flow import (
     LogDensity,
-    dequantize,
     estimated_flow_log_density,
     flow_log_density,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "VariationalBound",
     "annealed_log_weight",
     "bits_per_dimension",
-    "dequantize",
     "estimated_flow_log_density",
     "expectation_on_grid",
     "flow_log_density",

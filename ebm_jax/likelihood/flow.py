@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int
 
-from ebm_jax.calculus import divergence, rademacher
 from ebm_jax._checks import check_count, check_denoiser, check_range
 from ebm_jax._precision import wide_dtype, widened
+from ebm_jax.calculus import divergence, rademacher
 from ebm_jax.samplers.diffusion.probability_flow import STAGES, solve
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
@@ -136,16 +135,6 @@ def estimated_flow_log_density(
         jnp.std(integrals, ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, integrals.dtype)
     )
     return LogDensity(value, spread / jnp.sqrt(num_probes), STAGES * steps)
-
-
-def dequantize(key: PRNGKey, pixels: UInt8[Array, "*d"] | UInt8[np.ndarray, "*d"]) -> Example:
-    """x = -1 + (2 u + 2 U - 1) / 255 with U uniform on [0, 1): pixels u, spread over their cells.
-
-    `data.to_uint8` takes it back. Cells are 2/255 wide: the `cell_width` to give to
-    `bits_per_dimension`.
-    """
-    spread = jax.random.uniform(key, pixels.shape)
-    return -1 + (2 * jnp.asarray(pixels, jnp.float32) + 2 * spread - 1) / 255
 
 
 def _log_normal(x: Example, scale: float) -> Scalar:

@@ -9,6 +9,13 @@ are float32, or float64 where x is, so that a model may compute in bfloat16.
 """
 
 from ebm_jax.losses.adversarial import flow_contrastive, reverse_kl
+from ebm_jax.losses.contrastive_divergence import (
+    contrastive_divergence,
+    nearest_neighbor_entropy,
+    sampler_energy,
+    squared_energies,
+    squared_gradient,
+)
 from ebm_jax.losses.diffusion import (
     clean_prediction,
     edm,
@@ -20,13 +27,6 @@ from ebm_jax.losses.diffusion import (
 )
 from ebm_jax.losses.discrepancy import energy_discrepancy
 from ebm_jax.losses.implicit import implicit_score, vera, vera_proposal
-from ebm_jax.losses.contrastive_divergence import (
-    contrastive_divergence,
-    nearest_neighbor_entropy,
-    sampler_energy,
-    squared_energies,
-    squared_gradient,
-)
 from ebm_jax.losses.noise_contrastive import (
     check_noise,
     conditional_noise_contrastive,

@@ -31,9 +31,9 @@ import jax
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_scalar
+from ebm_jax._precision import level_for
 from ebm_jax.losses.contrastive_divergence import energy_of_sampler
 from ebm_jax.losses.noise_contrastive import LogDensityFn, logistic_contrast
-from ebm_jax._precision import level_for
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 

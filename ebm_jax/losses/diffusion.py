@@ -22,9 +22,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from ebm_jax._checks import check_not_negative, check_positive, check_scalar, holds
+from ebm_jax._precision import level_for, normal_for, widened
 from ebm_jax.losses.functions import checked_example, checked_field, checked_level
 from ebm_jax.noise import Process
-from ebm_jax._precision import level_for, normal_for, widened
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 

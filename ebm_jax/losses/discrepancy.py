@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax._checks import check_count, check_not_negative
-from ebm_jax.losses.functions import checked_energy, checked_example, checked_level
 from ebm_jax._precision import normal_for
+from ebm_jax.losses.functions import checked_energy, checked_example, checked_level
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 

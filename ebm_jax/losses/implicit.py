@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_all_positive, check_count, check_shape
-from ebm_jax.losses.functions import checked, checked_example, checked_level
-from ebm_jax.losses.contrastive_divergence import energy_of_sampler
 from ebm_jax._precision import level_for, normal_for
+from ebm_jax.losses.contrastive_divergence import energy_of_sampler
+from ebm_jax.losses.functions import checked, checked_example, checked_level
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 Latent = Float[Array, "*latent"]

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_scalar, check_shape
-from ebm_jax.losses.functions import checked_energy, checked_example
 from ebm_jax._precision import level_for
+from ebm_jax.losses.functions import checked_energy, checked_example
 from ebm_jax.types import EnergyFn, Example, Scalar
 
 LogDensityFn = Callable[[Example], Scalar]

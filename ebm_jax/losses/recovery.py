@@ -34,8 +34,8 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax._checks import check_not_negative, check_shape, holds
-from ebm_jax.losses.functions import checked_energy, checked_example
 from ebm_jax._precision import level_for, normal_for
+from ebm_jax.losses.functions import checked_energy, checked_example
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 NoisyEnergyFn = Callable[[Example, Scalar], Scalar]

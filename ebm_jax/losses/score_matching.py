@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ebm_jax.calculus import divergence
 from ebm_jax._checks import check_count, check_result
-from ebm_jax.losses.functions import checked_example, checked_field, checked_level
 from ebm_jax._precision import normal_for, widened
+from ebm_jax.calculus import divergence
+from ebm_jax.losses.functions import checked_example, checked_field, checked_level
 from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
 
 

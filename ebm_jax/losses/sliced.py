@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax.calculus import rademacher
 from ebm_jax._checks import check_count, check_positive, check_result
-from ebm_jax.losses.functions import checked_energy, checked_example, checked_field
 from ebm_jax._precision import level_for, widened
+from ebm_jax.calculus import rademacher
+from ebm_jax.losses.functions import checked_energy, checked_example, checked_field
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 DrawProbe = Callable[[PRNGKey, Example], Example]

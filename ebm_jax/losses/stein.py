@@ -28,10 +28,10 @@ References:
 
 import jax.numpy as jnp
 
-from ebm_jax.calculus import divergence, hutchinson_divergence
 from ebm_jax._checks import check_count, check_positive
-from ebm_jax.losses.functions import checked_example, checked_field
 from ebm_jax._precision import level_for
+from ebm_jax.calculus import divergence, hutchinson_divergence
+from ebm_jax.losses.functions import checked_example, checked_field
 from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 

@@ -6,7 +6,7 @@ from ebm_jax.metrics.chains import (
     rank_r_hat,
     split_r_hat,
 )
-from ebm_jax.metrics.discrepancy import Estimate, squared_mmd, squared_mmd_with_error
+from ebm_jax.metrics.discrepancy import squared_mmd, squared_mmd_with_error
 from ebm_jax.metrics.distances import (
     Memorization,
     median_distance,
@@ -15,7 +15,6 @@ from ebm_jax.metrics.distances import (
     sliced_wasserstein,
 )
 from ebm_jax.metrics.frechet import (
-    Extrapolation,
     frechet_distance,
     frechet_distance_of_moments,
     infinite_frechet_distance,
@@ -25,7 +24,6 @@ from ebm_jax.metrics.inception import inception_outputs
 from ebm_jax.metrics.inception_score import InceptionScore, inception_score
 from ebm_jax.metrics.inception_weights import Inception, load_inception
 from ebm_jax.metrics.kernel_inception import (
-    KernelDistance,
     cubic,
     general_kernel_distance,
     kernel_distance,
@@ -52,12 +50,9 @@ from ebm_jax.metrics.stein import (
 
 __all__ = [
     "DensityCoverage",
-    "Estimate",
-    "Extrapolation",
     "Health",
     "Inception",
     "InceptionScore",
-    "KernelDistance",
     "Memorization",
     "Moments",
     "PrecisionRecall",

@@ -11,7 +11,6 @@ differ and up to 1.5 times too large where they agree. Rows count as independent
 """
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,7 @@ from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_positive
 from ebm_jax._precision import Samples, check_numbers, level_for, narrowed
-from ebm_jax.types import Scalar
-
-
-class Estimate(NamedTuple):
-    """A random figure and the standard deviation that it has over repetitions."""
-
-    value: Scalar
-    standard_error: Scalar
+from ebm_jax.types import Estimate, Scalar
 
 
 def squared_mmd(x: Samples, y: Samples, *, bandwidth: float | Scalar) -> Scalar:

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_count
-from ebm_jax.metrics.discrepancy import Estimate, check_sample, paired_rows
 from ebm_jax._precision import Samples, centered, narrowed
-from ebm_jax.types import PRNGKey, Scalar
+from ebm_jax.metrics.discrepancy import check_sample, paired_rows
+from ebm_jax.types import Estimate, PRNGKey, Scalar
 
 
 class Memorization(NamedTuple):

@@ -22,14 +22,7 @@ from numpy import ndarray
 
 from ebm_jax.metrics.features import Features, check_finite, check_rows
 from ebm_jax.metrics.moments import BLOCK, Moments, check_widths, moments_for
-from ebm_jax.types import PRNGKey
-
-
-class Extrapolation(NamedTuple):
-    """A figure read off a line beyond its points, and the standard error of the fit."""
-
-    value: float
-    standard_error: float
+from ebm_jax.types import Estimate, PRNGKey
 
 
 class _Gaussian(NamedTuple):
@@ -77,7 +70,7 @@ def infinite_frechet_distance(
     *,
     num_sizes: int = 15,
     smallest: float = 0.1,
-) -> Extrapolation:
+) -> Estimate:
     """The Frechet distance that infinitely many rows would have, by a line in 1/n.
 
     FID at size n is FID at infinity + c / n + O(1/n^2). It is measured on random subsets
@@ -167,11 +160,11 @@ def _distance(x: _Gaussian, y: _Gaussian) -> float:
     return float(np.sum((x.mean - y.mean) ** 2) + traces - 2 * cross_trace)
 
 
-def _intercept(x: Float[ndarray, " k"], y: Float[ndarray, " k"]) -> Extrapolation:
+def _intercept(x: Float[ndarray, " k"], y: Float[ndarray, " k"]) -> Estimate:
     """Where the least squares line through the points crosses x = 0."""
     spread = np.sum((x - x.mean()) ** 2)
     slope = np.sum((x - x.mean()) * (y - y.mean())) / spread
     value = y.mean() - slope * x.mean()
     variance = np.sum((y - value - slope * x) ** 2) / (len(x) - 2)
     error = np.sqrt(variance * (1 / len(x) + x.mean() ** 2 / spread))
-    return Extrapolation(float(value), float(error))
+    return Estimate(float(value), float(error))

@@ -14,7 +14,6 @@ in ten thousand of a distance of 1e-3.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,27 +22,14 @@ from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from ebm_jax._checks import check_count
-from ebm_jax.metrics.features import Features, check_finite, check_rows
 from ebm_jax._precision import widened
-from ebm_jax.types import Example, PRNGKey, Scalar
+from ebm_jax.metrics.features import Features, check_finite, check_rows
+from ebm_jax.types import Estimate, Example, PRNGKey, Scalar
 
 Index = Int[ndarray, "subsets size"]
 Strips = list[Float[Array, "_ _"]]  # some rows with themselves and all later ones, and so on
 
 BLOCK = 512  # rows of a strip: fewer waste less on pairs met twice, more make quicker matmuls
-
-
-class KernelDistance(NamedTuple):
-    """A mean over subsets of rows.
-
-    Attributes:
-        value: the mean, unbiased.
-        standard_error: of the mean, by the spread over subsets: what more subsets would
-            change. Where they draw every row several times, other rows would change more.
-    """
-
-    value: float
-    standard_error: float
 
 
 def cubic(mean_product: Float[Array, "n m"]) -> Float[Array, "n m"]:
@@ -60,7 +46,7 @@ def kernel_distance(
     subset_size: int = 1000,
     num_subsets: int = 100,
     kernel: Callable[[Array], Array] = cubic,
-) -> KernelDistance:
+) -> Estimate:
     """The squared MMD between two sets of features, over random subsets.
 
     Args:
@@ -128,7 +114,7 @@ def general_kernel_distance(
     *,
     subset_size: int = 1000,
     num_subsets: int = 100,
-) -> KernelDistance:
+) -> Estimate:
     """`kernel_distance` for any symmetric kernel k(x, y) of two examples, in float32.
 
     Takes d operations a pair without a matmul: for a kernel of inner products
@@ -173,9 +159,9 @@ def _draw(key: PRNGKey, x: Features, y: Features, size: int, count: int) -> tupl
     return np.stack(index_x), np.stack(index_y)
 
 
-def _mean(distances: Float[ndarray, " subsets"]) -> KernelDistance:
+def _mean(distances: Float[ndarray, " subsets"]) -> Estimate:
     error = np.std(distances, ddof=1) / np.sqrt(len(distances))
-    return KernelDistance(float(np.mean(distances)), float(error))
+    return Estimate(float(np.mean(distances)), float(error))
 
 
 @jax.jit

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ebm_jax._checks import check_count
-from ebm_jax.metrics.features import Features, check_finite, check_rows
 from ebm_jax._precision import centered
+from ebm_jax.metrics.features import Features, check_finite, check_rows
 from ebm_jax.types import Scalar
 
 BLOCK = 256  # rows at once: 50 MiB of distances to 50,000 others

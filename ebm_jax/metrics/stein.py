@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ebm_jax._checks import check_positive, check_score
-from ebm_jax.metrics.discrepancy import Estimate, centered_square, check_sample
 from ebm_jax._precision import Samples, level_for, widened
-from ebm_jax.types import Scalar, ScoreFn
+from ebm_jax.metrics.discrepancy import centered_square, check_sample
+from ebm_jax.types import Estimate, Scalar, ScoreFn
 
 
 def inverse_multiquadric(squared_distance: Scalar) -> Scalar:

@@ -1,7 +1,7 @@
 """Networks: linen modules that see one example; `partial(net.apply, params)` is a function."""
 
 from ebm_jax.nets import precondition
-from ebm_jax.nets.as_energy import LogLoss, ScalarEnergy, denoiser_from_energy, norm_energy
+from ebm_jax.nets.as_energy import LogLoss, ScalarEnergy, norm_energy
 from ebm_jax.nets.conv import ConvScore
 from ebm_jax.nets.conv_energy import ConvEnergy
 from ebm_jax.nets.flow import RealNVP
@@ -28,7 +28,6 @@ __all__ = [
     "ScalarEnergy",
     "ScoreMLP",
     "UNet",
-    "denoiser_from_energy",
     "norm_energy",
     "precondition",
     "spectral_normalize",

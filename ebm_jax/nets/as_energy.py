@@ -6,17 +6,16 @@ symmetric. Two ways to one, for any network of this package:
     `norm_energy`     E = 1/2 |x - F(x, level)|^2       no new parameters
     `ScalarEnergy`    E = w . F(x, level) + b           a linear head
 
-and `denoiser_from_energy` makes the denoiser whose score is exactly -grad E, which costs
+and `calculus.denoiser_from_energy` makes the denoiser whose score is exactly -grad E, which costs
 a gradient of the network at every evaluation (arXiv:2302.11552, section 4.1).
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from ebm_jax.nets.mlp import LevelEmbedding
 from ebm_jax.nets.precondition import RawFn
-from ebm_jax.types import DenoiseFn, Example, NoisyEnergyFn, Scalar
+from ebm_jax.types import Example, NoisyEnergyFn, Scalar
 
 
 def norm_energy(raw_fn: RawFn) -> NoisyEnergyFn:
@@ -29,15 +28,6 @@ def norm_energy(raw_fn: RawFn) -> NoisyEnergyFn:
         return 0.5 * jnp.sum((x - raw_fn(x, level)) ** 2)
 
     return energy
-
-
-def denoiser_from_energy(energy_fn: NoisyEnergyFn) -> DenoiseFn:
-    """D(x, sigma) = x - sigma^2 grad E(x, sigma): exactly a score, whatever E is."""
-
-    def denoise(x: Example, sigma: Scalar) -> Example:
-        return x - sigma**2 * jax.grad(energy_fn)(x, sigma)
-
-    return denoise
 
 
 class ScalarEnergy(nn.Module):

@@ -9,6 +9,7 @@ coordinates; the network sees inputs and targets of order one at every level.
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from ebm_jax._checks import check_positive, check_range
 from ebm_jax.types import DenoiseFn, Example, Scalar
@@ -62,5 +63,22 @@ def vp(raw_fn: RawFn, *, beta_min: float = 0.1, beta_max: float = 20.0) -> Denoi
         # The root of beta_min t + slope t^2 / 2 = integral, without cancellation at small t.
         t = 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * slope * integral))
         return x - sigma * raw_fn(x / jnp.sqrt(1 + sigma**2), 999 * t)
+
+    return denoise
+
+
+def by_index(
+    score_fn: Callable[[Example, Int[Array, ""]], Example], *, sigmas: Float[Array, " levels"]
+) -> DenoiseFn:
+    """D = x + sigma^2 s(x, i) of a score network that is given the nearest level's index i.
+
+    Args:
+        score_fn: s(x, i), such as `NCSN`.
+        sigmas: the ladder that the index counts, highest level first.
+    """
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        nearest = jnp.argmin(jnp.abs(jnp.log(sigmas / sigma))).astype(jnp.int32)
+        return x + sigma**2 * score_fn(x, nearest)
 
     return denoise

@@ -3,14 +3,12 @@
 A level is sigma of x_0 + sigma n: of a process, sigma(t) / alpha(t).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jax.scipy.special import ndtri
+from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_count, check_positive, check_range
-from ebm_jax._precision import Samples, centered, check_numbers
 from ebm_jax.types import PRNGKey, Scalar
 
 Ladder = Float[Array, " levels"]
@@ -30,44 +28,6 @@ def karras(sigma_max: float, sigma_min: float, num_levels: int, *, rho: float = 
     return roots.astype(jnp.float32) ** rho
 
 
-def geometric_from_data(data: Samples, sigma_min: float, num_levels: int) -> Ladder:
-    """A `geometric` ladder whose top is the data's `largest_distance` (arXiv:2006.09011).
-
-    At that level a Langevin chain can walk from any example to any other.
-
-    Args:
-        data: a sample of clean examples, at least two of them different.
-        sigma_min: the lowest level, in the units of the data.
-        num_levels: the number of levels.
-    """
-    return geometric(float(largest_distance(data)), sigma_min, num_levels)
-
-
-def largest_distance(data: Samples) -> Scalar:
-    """The largest Euclidean distance between two rows, in O(n) memory and O(n^2) time.
-
-    Args:
-        data: rows of booleans, integers or floats, of NumPy or JAX; at least two.
-
-    Raises:
-        ValueError: if there are fewer than two rows, or they are no numbers.
-    """
-    check_numbers("largest_distance", data=data)
-    if data.ndim < 1 or data.shape[0] < 2:
-        raise ValueError(
-            f"`largest_distance` got data of shape {data.shape}: give at least 2 examples."
-        )
-    (rows,) = centered(data.reshape(data.shape[0], -1))
-    squares = jnp.sum(rows**2, axis=-1)
-
-    def farthest(row: Array) -> Scalar:
-        # Found by a matmul, up to its round-off; measured without cancellation.
-        other = rows[jnp.argmax(squares - 2 * rows @ row)]
-        return jnp.sum((other - row) ** 2)
-
-    return jnp.sqrt(jnp.max(jax.lax.map(farthest, rows, batch_size=256)))
-
-
 def draw_uniform(key: PRNGKey, sigmas: Ladder) -> Scalar:
     """One level of the ladder, each with the same probability."""
     return sigmas[jax.random.randint(key, (), 0, sigmas.shape[0])]
@@ -76,6 +36,16 @@ def draw_uniform(key: PRNGKey, sigmas: Ladder) -> Scalar:
 def draw_log_normal(key: PRNGKey, *, mean: float = -1.2, std: float = 1.2) -> Scalar:
     """One level sigma = exp(mean + std n), n ~ N(0, 1) (arXiv:2206.00364's training law)."""
     return jnp.exp(mean + std * jax.random.normal(key))
+
+
+def log_normal_level(u: Scalar, *, mean: float = -1.2, std: float = 1.2) -> Scalar:
+    """The quantile of `noise.draw_log_normal` at u: EDM's law of levels, for even draws."""
+    return jnp.exp(mean + std * ndtri(jnp.clip(u, 1e-6, 1 - 1e-6)))
+
+
+def ladder_level(u: Scalar, *, sigmas: Ladder) -> Scalar:
+    """Returns the level of a ladder at the share u of its length, u in [0, 1)."""
+    return sigmas[(u * sigmas.shape[0]).astype(jnp.int32)]
 
 
 def log_uniform_level(u: Scalar, *, sigma_min: float, sigma_max: float) -> Scalar:
@@ -95,32 +65,6 @@ def draw_low_discrepancy(key: PRNGKey, batch_size: int) -> Float[Array, " batch"
     variance of a batch's mean loss. This one couples the batch by its purpose.
     """
     return (jax.random.uniform(key) + jnp.arange(batch_size) / batch_size) % 1.0
-
-
-def example_keys(key: PRNGKey, indices: Int[Array, " n"]) -> Key[Array, " n"]:
-    """One key for each example or chain, folded from its own index.
-
-    Example i's key, and all that is drawn from it, is the same alone, in any batch and on
-    any number of devices. Only threefry keys keep that promise: under `jax.vmap` the
-    numbers of an "rbg" or "unsafe_rbg" key depend on the batch. From such a key this
-    function returns threefry keys.
-
-    Args:
-        key: the key of all examples, of any implementation.
-        indices: the number of each example, from 0 to 2^32 - 1.
-    """
-    return jax.vmap(partial(jax.random.fold_in, _threefry(key)))(indices)
-
-
-def _threefry(key: PRNGKey) -> PRNGKey:
-    """Returns a threefry key that depends on all the data of `key`."""
-    if str(jax.random.key_impl(key)) == "threefry2x32":
-        return key
-    data = jax.random.key_data(key)
-    folded = jax.random.wrap_key_data(data[:2], impl="threefry2x32")
-    for word in data[2:]:
-        folded = jax.random.fold_in(folded, word)
-    return folded
 
 
 def _check_ladder(name: str, sigma_max: float, sigma_min: float, num_levels: int) -> None:

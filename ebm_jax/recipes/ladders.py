@@ -1,7 +1,7 @@
 """The ladder and the step of annealed Langevin dynamics that suit a set of data.
 
 Three of the five techniques of NCSNv2 (arXiv:2006.09011) are computed: the highest level from the
-data's `noise.largest_distance` (1), the ratio of neighboring levels from the dimension (2), and
+data's `data.largest_distance` (1), the ratio of neighboring levels from the dimension (2), and
 the step size from that ratio and the steps at each level (4). The third, s = F / sigma, is
 `nets.precondition.ncsn`, and the fifth an average of parameters.
 
@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import ndtr
 
-from ebm_jax.noise import Ladder, geometric, largest_distance
+from ebm_jax.data import largest_distance
+from ebm_jax.noise import Ladder, geometric
 
 
 def ladder_ratio(num_dimensions: int, *, overlap: float = 0.5) -> float:

@@ -12,16 +12,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from ebm_jax import losses, noise, samplers
+from ebm_jax.calculus import score_from_denoiser
 from ebm_jax.ema import Decay, half_life, ramped
-from ebm_jax.calculus import denoiser_from_score, score_from_denoiser
+from ebm_jax.guidance import clamped
 from ebm_jax.nets import NCSN, NCSNpp, NCSNv2, UNet, precondition
 from ebm_jax.nets.precondition import RawFn
-from ebm_jax.guidance import clamped
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
@@ -90,9 +88,9 @@ def ncsn_cifar10() -> DiffusionRecipe:
     return DiffusionRecipe(
         source="arXiv:1907.05600",
         net=NCSN(num_levels=10),
-        wrap=partial(by_index, sigmas=sigmas),
+        wrap=partial(precondition.by_index, sigmas=sigmas),
         objective=losses.noise_conditional,
-        level=partial(rung, sigmas=sigmas),
+        level=partial(noise.ladder_level, sigmas=sigmas),
         optimizer=Optimizer(1e-3),
         ema=ramped(0.0),
         batch_size=128,
@@ -110,7 +108,7 @@ def ncsnv2_cifar10() -> DiffusionRecipe:
         net=NCSNv2(),
         wrap=precondition.ncsn,
         objective=losses.noise_conditional,
-        level=partial(rung, sigmas=sigmas),
+        level=partial(noise.ladder_level, sigmas=sigmas),
         optimizer=Optimizer(1e-4),
         ema=ramped(0.999),
         batch_size=128,
@@ -149,7 +147,7 @@ def ddpm_cifar10() -> DiffusionRecipe:
         net=UNet(),
         wrap=precondition.vp,
         objective=losses.noise_conditional,
-        level=partial(rung, sigmas=sigmas),
+        level=partial(noise.ladder_level, sigmas=sigmas),
         optimizer=Optimizer(2e-4, warm_up=5000, clip=1.0),
         ema=ramped(0.9999),
         batch_size=128,
@@ -172,7 +170,7 @@ def edm_cifar10() -> DiffusionRecipe:
         ),
         wrap=precondition.edm,
         objective=losses.edm,
-        level=log_normal_level,
+        level=noise.log_normal_level,
         optimizer=Optimizer(1e-3, warm_up=19_531),
         ema=half_life(500_000, 512),
         batch_size=512,
@@ -189,27 +187,6 @@ RECIPES: dict[str, Callable[[], DiffusionRecipe]] = {
     "ncsnpp/cifar10": ncsnpp_cifar10,
     "ncsnv2/cifar10": ncsnv2_cifar10,
 }
-
-
-def by_index(
-    score_fn: Callable[[Example, Array], Example], *, sigmas: Float[Array, " levels"]
-) -> DenoiseFn:
-    """D = x + sigma^2 s(x, i) of a score network that is told the nearest level's number."""
-
-    def score(x: Example, sigma: Scalar) -> Example:
-        return score_fn(x, jnp.argmin(jnp.abs(jnp.log(sigmas / sigma))).astype(jnp.int32))
-
-    return denoiser_from_score(score)
-
-
-def rung(u: Scalar, *, sigmas: Float[Array, " levels"]) -> Scalar:
-    """The level of a ladder at the share u of its length."""
-    return sigmas[(u * sigmas.shape[0]).astype(jnp.int32)]
-
-
-def log_normal_level(u: Scalar, *, mean: float = -1.2, std: float = 1.2) -> Scalar:
-    """The quantile of `noise.draw_log_normal` at u: EDM's law of levels, for even draws."""
-    return jnp.exp(mean + std * ndtri(jnp.clip(u, 1e-6, 1 - 1e-6)))
 
 
 def annealed(

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ebm_jax.ema import Decay, ramped
-from ebm_jax.noise import example_keys
+from ebm_jax.keys import example_keys
 from ebm_jax.types import PRNGKey, Scalar
 
 Loss = Callable[[Any, PRNGKey, Any], Scalar]

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_denoiser, check_ladder
-from ebm_jax.noise import Process, Times
 from ebm_jax._precision import wide_dtype
+from ebm_jax.noise import Process, Times
 from ebm_jax.samplers.mcmc.kernel import same_dtypes
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ebm_jax._checks import check_count, check_positive
-from ebm_jax.noise import Process
 from ebm_jax._precision import normal_for
+from ebm_jax.noise import Process
 from ebm_jax.samplers.diffusion.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 

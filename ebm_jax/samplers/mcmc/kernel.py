@@ -2,7 +2,7 @@
 
 A kernel is three pure functions: `init` makes a chain's state from a point, `draw` makes
 the randomness of steps to come, `move` takes one step with it. Many chains are `jax.vmap`
-over keys and states; with `noise.example_keys` chain i draws the same numbers alone,
+over keys and states; with `example_keys` chain i draws the same numbers alone,
 among a million, or spread over devices.
 
 Two things here are for speed alone and change no law. The noise of a block of steps is drawn

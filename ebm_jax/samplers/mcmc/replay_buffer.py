@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ebm_jax.noise import example_keys
+from ebm_jax.keys import example_keys
 from ebm_jax.types import Example, PRNGKey
 
 
