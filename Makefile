@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+LOWEST := .lowest
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,data arrays pictures named prepared_damage records \
+	samplers training checkpoints)
 
-.PHONY: demo test check format mutants clean
+.PHONY: demo test check format mutants lowest clean
 
 demo: $(INSTALLED)  ## the main job: learn, sample and judge digits
 	$(RUN) -m experiments.ncsn
@@ -24,10 +27,20 @@ format: $(INSTALLED)
 mutants: $(INSTALLED)  ## break one line at a time; which breaks do the tests catch?
 	$(RUN) -m tests.mutants
 
+lowest:  ## do the lowest versions that pyproject.toml allows work together?
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
+		--resolution lowest-direct --editable ".[experiments,dev]"
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m experiments.ncsn --out $(LOWEST)/run --num-steps 4 \
+		--num-levels 3 --steps-per-level 1 --num-samples 20
+
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable ".[experiments,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache

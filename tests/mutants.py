@@ -34,7 +34,13 @@ ROOT = Path(__file__).parents[1]
 GOAL, BENCHES, TICK = 0.95, 2, 0.02
 TESTS = {  # of a file, where they are not tests/test_<file>.py or tests/test_<package>.py
     "data/__init__": ("data", "named"),
-    "data/prepared": ("named",),
+    "data/arrays": ("arrays", "data"),
+    "data/descriptions": ("prepared_damage",),
+    "data/idx": ("data", "arrays"),
+    "data/labels": ("arrays", "data"),
+    "data/memory": ("named", "arrays"),
+    "data/pictures": ("pictures", "data"),
+    "data/prepared": ("named", "prepared_damage"),
     "data/rows": ("sharding",),
     "likelihood/bound": ("flow_density",),
     "likelihood/flow": ("flow_density",),
