@@ -113,7 +113,7 @@ def covariances(problem: Problem) -> tuple[np.ndarray, ...]:
 def ebm_jax(problem: Problem) -> Job:
     """This library; subsets and the shuffle as torch-fidelity draws them."""
     from ebm_jax import metrics
-    from ebm_jax.metrics.inception_weights import convert
+    from ebm_jax.metrics.inception.weights import convert
 
     def network() -> tuple[Any, ...]:
         return metrics.Inception("", "", "", convert(inception_weights())), images(problem)

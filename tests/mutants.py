@@ -49,7 +49,7 @@ TESTS = {  # of a file, where they are not tests/test_<file>.py or tests/test_<p
     "losses/implicit": ("adversarial", "every_loss"),
     "losses/sliced": ("score_matching",),
     "losses/discrepancy": ("energy_discrepancy",),
-    "metrics/inception_weights": ("inception",),
+    "metrics/inception/weights": ("inception",),
     "metrics/stein": ("discrepancy",),
     "nets/blocks": ("unet", "ncsnpp"),
     "nets/refine_blocks": ("refinenet",),

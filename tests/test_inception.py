@@ -18,9 +18,9 @@ import safetensors.numpy
 from benchmarks.metrics_worker import NORMALISATION
 from benchmarks.metrics_worker import inception_weights as random_weights
 from ebm_jax import metrics
-from ebm_jax.metrics import inception as inception_module
-from ebm_jax.metrics import inception_weights
-from ebm_jax.metrics.inception_weights import convert
+from ebm_jax.metrics.inception import outputs as inception_module
+from ebm_jax.metrics.inception import weights as inception_weights
+from ebm_jax.metrics.inception.weights import convert
 from ebm_jax.nets import InceptionOutputs, InceptionV3
 from ebm_jax.nets.inception import average_pool, halve, max_pool, prepare, resize_tf1
 

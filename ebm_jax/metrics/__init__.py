@@ -1,4 +1,9 @@
-"""Figures of merit of samples: say n and the features beside each."""
+"""Metrics of samples and chains; report n and the features beside each.
+
+The three names of `metrics.inception` are imported at the first use, since its network needs flax.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from ebm_jax.metrics.chains import (
     effective_sample_size,
@@ -20,9 +25,7 @@ from ebm_jax.metrics.frechet import (
     infinite_frechet_distance,
 )
 from ebm_jax.metrics.health import Health, energy_health
-from ebm_jax.metrics.inception import inception_outputs
 from ebm_jax.metrics.inception_score import InceptionScore, inception_score
-from ebm_jax.metrics.inception_weights import Inception, load_inception
 from ebm_jax.metrics.kernel_inception import (
     cubic,
     general_kernel_distance,
@@ -47,6 +50,9 @@ from ebm_jax.metrics.stein import (
     squared_exponential,
     squared_stein_discrepancy,
 )
+
+if TYPE_CHECKING:
+    from ebm_jax.metrics.inception import Inception, inception_outputs, load_inception
 
 __all__ = [
     "DensityCoverage",
@@ -89,3 +95,11 @@ __all__ = [
     "squared_stein_discrepancy",
     "subset_distances",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Inception", "inception_outputs", "load_inception"):
+        from ebm_jax.metrics import inception
+
+        return getattr(inception, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

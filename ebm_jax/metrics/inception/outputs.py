@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree, UInt8
 
-from ebm_jax.metrics.inception_weights import Inception
+from ebm_jax.metrics.inception.weights import Inception
 from ebm_jax.nets.inception import InceptionOutputs, InceptionV3, prepare
 from ebm_jax.sharding import data_mesh, fetch, replicate, split
 
