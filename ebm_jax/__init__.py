@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         nets,
         noise,
         recipes,
+        runs,
         samplers,
         sharding,
         targets,
         training,
         types,
     )
+    from ebm_jax.runs import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,11 +42,13 @@ __all__ = [
     "guidance",
     "keys",
     "likelihood",
+    "load",
     "losses",
     "metrics",
     "nets",
     "noise",
     "recipes",
+    "runs",
     "samplers",
     "sharding",
     "targets",
@@ -54,6 +58,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        return importlib.import_module("ebm_jax.runs").load
     if name in __all__:
         return importlib.import_module(f"ebm_jax.{name}")
     raise AttributeError(f"module 'ebm_jax' has no attribute {name!r}")

@@ -15,6 +15,16 @@ from jaxtyping import Array, Float
 from ebm_jax._checks import check_count, check_positive
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
+__all__ = [
+    "clamped",
+    "classifier_free_guided",
+    "classifier_guided",
+    "diffusion_posterior",
+    "gray",
+    "posterior",
+    "replaced",
+]
+
 
 def clamped(denoise_fn: DenoiseFn, low: float = -1.0, high: float = 1.0) -> DenoiseFn:
     """D clipped to [low, high], as DDPM does at every step ("clip x_0", arXiv:2006.11239).
@@ -54,24 +64,47 @@ def classifier_guided(
 
 
 def classifier_free_guided(
-    conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, *, scale: float | Scalar
+    conditional_fn: DenoiseFn,
+    unconditional_fn: DenoiseFn,
+    *,
+    scale: float | Scalar,
+    interval: tuple[float, float] = (0.0, float("inf")),
 ) -> DenoiseFn:
     """D_u + scale (D_c - D_u): 0 is unconditional, 1 conditional, above 1 exaggerated.
 
-    The paper's weight w is scale - 1.
+    The paper's weight w is scale - 1 [1]. Guidance at middle noise levels alone keeps more
+    of the diversity [2]: outside of `interval` the result is D_c, and D_u is not evaluated.
+    Autoguidance [3] is the same with a weaker model of the same law in the place of D_u: a
+    smaller network, or one trained for a shorter time.
 
     Args:
         conditional_fn: D_c(x, sigma), of p(x | y).
-        unconditional_fn: D_u(x, sigma), of p(x).
+        unconditional_fn: D_u(x, sigma), of p(x), or of a weaker model.
         scale: the guidance scale.
+        interval: the lowest and the highest noise level at which the guidance acts.
+
+    Raises:
+        ValueError: if `interval` is not 0 <= low < high.
 
     References:
-        Ho & Salimans, arXiv:2207.12598.
+        [1] Ho & Salimans, arXiv:2207.12598.
+        [2] Kynkaanniemi et al., arXiv:2404.07724.
+        [3] Karras et al., arXiv:2406.02507.
     """
+    low, high = interval
+    if not 0 <= low < high:
+        raise ValueError(f"`classifier_free_guided` got interval={interval}: give 0 <= low < high.")
 
-    def denoise(x: Example, sigma: Scalar) -> Example:
+    def guided(x: Example, sigma: Scalar) -> Example:
         unconditional = unconditional_fn(x, sigma)
         return unconditional + scale * (conditional_fn(x, sigma) - unconditional)
+
+    if (low, high) == (0, float("inf")):
+        return guided
+
+    def denoise(x: Example, sigma: Scalar) -> Example:
+        inside = (sigma >= low) & (sigma <= high)
+        return jax.lax.cond(inside, guided, conditional_fn, x, sigma)
 
     return denoise
 

@@ -6,6 +6,7 @@ from ebm_jax.nets.conv import ConvScore
 from ebm_jax.nets.conv_energy import ConvEnergy
 from ebm_jax.nets.flow import RealNVP
 from ebm_jax.nets.inception import InceptionOutputs, InceptionV3
+from ebm_jax.nets.initial import initial_parameters
 from ebm_jax.nets.mlp import MLP, EnergyMLP, LevelEmbedding, ScoreMLP
 from ebm_jax.nets.ncsnpp import NCSNpp
 from ebm_jax.nets.refinenet import NCSN, NCSNv2
@@ -28,6 +29,7 @@ __all__ = [
     "ScalarEnergy",
     "ScoreMLP",
     "UNet",
+    "initial_parameters",
     "norm_energy",
     "precondition",
     "spectral_normalize",

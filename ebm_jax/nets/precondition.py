@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 from ebm_jax._checks import check_positive, check_range
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
+__all__ = ["RawFn", "by_index", "edm", "ncsn", "vp"]
+
 RawFn = Callable[[Example, Scalar], Example]
 
 
