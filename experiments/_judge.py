@@ -42,10 +42,12 @@ def figures(x: Outputs, real: Outputs, *, seed: int) -> dict[str, float]:
 
     The kernel distance is over 100 subsets of 1,000, or of half of the smaller set; precision,
     recall, density and coverage see the first 10,000 of each. With fewer than 8 images there
-    is the Frechet distance alone.
+    is the Frechet distance alone, with one image nothing.
     """
-    found = {"Frechet distance": metrics.frechet_distance(x.features, real.features)}
     n = min(len(x.features), len(real.features))
+    if n < 2:  # a single image has no covariance
+        return {}
+    found = {"Frechet distance": metrics.frechet_distance(x.features, real.features)}
     if n < LEAST:
         return found
     distance = metrics.kernel_distance(
@@ -135,12 +137,14 @@ def judge_images(
         results["classifier accuracy on held-out images"] = accuracy
     real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
     reference = embed(held_out.pixels[:n])
-    frechet = {}
+    frechet: dict[str, float] = {}
     for who, pixels in {"samples": samples[:n], "real": real}.items():
         found = figures(embed(pixels), reference, seed=seed)
-        frechet[who] = found["Frechet distance"]
+        if "Frechet distance" in found:
+            frechet[who] = found["Frechet distance"]
         results |= {f"{figure} ({name}), {who}": value for figure, value in found.items()}
-    results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
+    if frechet:
+        results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
     compared = samples[:n], held_out.pixels[:n], images.pixels[:MOST_IMAGES]
     near = jax.jit(metrics.memorisation)(*(jnp.asarray(to_unit(pixels)) for pixels in compared))
     results["median distance to the training set, samples"] = float(near.samples)

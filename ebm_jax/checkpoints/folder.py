@@ -236,7 +236,7 @@ class Checkpoints:
             )
 
     def _begin_to_write(self) -> None:
-        """Remove what killed writers left, and rename damaged checkpoints: a reader does neither."""
+        """Remove what killed writers left, and rename damaged checkpoints; no reader does."""
         if not self._writes:
             clear(self.folder, f"*{UNFINISHED}*")
         for step in self._damaged if is_first() else ():
