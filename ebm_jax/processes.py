@@ -50,6 +50,11 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
             "first process, their number, and this one's from 0 up to below that."
         )
     if all(given):
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise JoinError(
+                f"{coordinator=}: give host:port of the first process, such as 10.0.0.1:1234."
+            )
         _initialize(coordinator, num_processes, process_id)
         return num_processes
     if not started_by_a_cluster():

@@ -42,12 +42,10 @@ def figures(x: Outputs, real: Outputs, *, seed: int) -> dict[str, float]:
 
     The kernel distance is over 100 subsets of 1,000, or of half of the smaller set; precision,
     recall, density and coverage see the first 10,000 of each. With fewer than 8 images there
-    is the Frechet distance alone, with one image nothing.
+    is the Frechet distance alone.
     """
-    n = min(len(x.features), len(real.features))
-    if n < 2:  # a single image has no covariance
-        return {}
     found = {"Frechet distance": metrics.frechet_distance(x.features, real.features)}
+    n = min(len(x.features), len(real.features))
     if n < LEAST:
         return found
     distance = metrics.kernel_distance(
@@ -139,9 +137,10 @@ def judge_images(
     reference = embed(held_out.pixels[:n])
     frechet: dict[str, float] = {}
     for who, pixels in {"samples": samples[:n], "real": real}.items():
+        if n < 2:  # a single image has no covariance
+            continue
         found = figures(embed(pixels), reference, seed=seed)
-        if "Frechet distance" in found:
-            frechet[who] = found["Frechet distance"]
+        frechet[who] = found["Frechet distance"]
         results |= {f"{figure} ({name}), {who}": value for figure, value in found.items()}
     if frechet:
         results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
