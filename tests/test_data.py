@@ -50,7 +50,7 @@ def picture(path: Path, array: np.ndarray, **options) -> Path:
 def test_digits_are_scikit_learns_within_half_a_grey_level():
     from sklearn.datasets import load_digits
 
-    truth, (pixels, labels) = load_digits(), load()
+    truth, (pixels, labels, *_) = load_digits(), load()
     assert pixels.shape == (1797, 8, 8, 1)
     assert pixels.dtype == np.uint8
     assert labels.dtype == np.int32
@@ -101,7 +101,7 @@ def test_uint8_is_the_nearest_value_after_clipping():
     ids=["nhw", "nhw1", "nhw3", "n1hw", "n3hw", "float64", "signed", "float16", "black"],
 )
 def test_npz_reads_every_layout_and_range_as_the_same_pixels(tmp_path, array, expected):
-    pixels, labels = load(save(tmp_path / "a.npz", images=array))
+    pixels, labels, *_ = load(save(tmp_path / "a.npz", images=array))
     np.testing.assert_array_equal(pixels, expected)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
@@ -124,7 +124,7 @@ def test_npz_reads_every_layout_and_range_as_the_same_pixels(tmp_path, array, ex
 )
 def test_npz_finds_images_and_labels_by_their_usual_names(tmp_path, name, label_name):
     arrays = {"note": np.array("taken in may"), name: GREY, label_name: LABELS[:, None]}
-    pixels, labels = load(save(tmp_path / "a.npz", **arrays))
+    pixels, labels, *_ = load(save(tmp_path / "a.npz", **arrays))
     np.testing.assert_array_equal(pixels, GREY)
     if label_name == "label_of_no_meaning":
         assert labels is None
@@ -151,7 +151,7 @@ def test_folder_reads_lossless_images_in_the_order_of_their_names(tmp_path, arra
         picture(tmp_path / f"{i}.{suffix}", array[i].squeeze(), **options)
     write(tmp_path / "README.txt", b"not an image")
     write(tmp_path / "._0.png", b"what a Mac leaves behind")
-    pixels, labels = load(str(tmp_path))
+    pixels, labels, *_ = load(str(tmp_path))
     np.testing.assert_array_equal(pixels, array)
     assert labels is None
 

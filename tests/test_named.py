@@ -73,7 +73,9 @@ def test_a_named_set_holds_the_published_images_and_labels(name, write, tmp_path
     published = write(tmp_path)
     folder = prepare(name, tmp_path)
     for found, expected in zip(load_split(name), published, strict=True):
-        for ours, theirs in zip(sorted_by_pixels(*found), sorted_by_pixels(*expected), strict=True):
+        for ours, theirs in zip(
+            sorted_by_pixels(*found[:2]), sorted_by_pixels(*expected), strict=True
+        ):
             np.testing.assert_array_equal(ours, theirs)
     assert prepare(name, tmp_path / "nowhere") == folder  # it is there already
     np.testing.assert_array_equal(load(folder).pixels, load(name).pixels)
@@ -179,7 +181,7 @@ def test_sets_that_do_not_fit_stay_on_disk_and_are_the_same(tmp_path, home, monk
     monkeypatch.setattr("ebm_jax.data.prepared.free_memory", lambda: 2 * size - 1)
     for parts in load_split("mnist"), load_split("mnist", max_bytes=size - 1):
         for part, expected in zip(parts, whole, strict=True):
-            for ours, theirs in zip(part, expected, strict=True):
+            for ours, theirs in zip(part[:2], expected[:2], strict=True):
                 assert isinstance(ours, Records)
                 np.testing.assert_array_equal(ours[:], theirs, strict=True)
     assert isinstance(load("mnist", max_bytes=size).labels, np.ndarray)
@@ -206,7 +208,7 @@ def test_a_set_without_test_images_is_divided_unread(home, monkeypatch):
     parts[1].pixels[2:4]
     assert len(decoded) == 3
     for part, whole in zip(parts, load_split(folder), strict=True):
-        for ours, theirs in zip(part, whole, strict=True):
+        for ours, theirs in zip(part[:2], whole[:2], strict=True):
             np.testing.assert_array_equal(ours[:], theirs, strict=True)
     found = np.concatenate([part.pixels[:] for part in parts])
     np.testing.assert_array_equal(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
+from ebm_jax.data.fingerprints import fingerprint
 from ebm_jax.data.named import PARSERS, is_name, prepare
 from ebm_jax.data.prepared import INFO, read_prepared
 from ebm_jax.data.readers import DataError, Images, read, to_uint8, to_unit, wrong
@@ -37,6 +38,7 @@ __all__ = [
     "Records",
     "Rows",
     "batch_indices",
+    "fingerprint",
     "load",
     "load_split",
     "mirror",
@@ -159,4 +161,5 @@ def _take(images: Images, index: np.ndarray) -> Images:
     def some(values: Pixels) -> Pixels:  # of what lies on disk nothing is read yet
         return values.only(index) if isinstance(values, Records) else values[index]
 
-    return Images(some(images.pixels), None if images.labels is None else some(images.labels))
+    labels = None if images.labels is None else some(images.labels)
+    return images._replace(pixels=some(images.pixels), labels=labels)

@@ -45,11 +45,16 @@ def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, I
     if "train" not in splits:
         raise wrong(f"{folder} has the parts {sorted(splits)}", "'train'", "prepare it whole")
     names = ["train", *[name for name in ("test", "validation") if name in splits][:1]]
-    parts = [_on_disk(folder, builder, name) for name in names]
+    records = sorted(folder.glob("*.array_record*"))
+    files = tuple((file.name, file.stat().st_size) for file in records)
+    parts = [_on_disk(folder, builder, name)._replace(files=files) for name in names]
     if max_bytes is None:
         max_bytes = free_memory() // 2
     if sum(math.prod(part.pixels.shape) for part in parts) <= max_bytes:
-        parts = [Images(part.pixels[:], part.labels and part.labels[:]) for part in parts]
+        parts = [
+            part._replace(pixels=part.pixels[:], labels=part.labels and part.labels[:])
+            for part in parts
+        ]
     return parts[0], parts[1] if len(parts) == 2 else None
 
 

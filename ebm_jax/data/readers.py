@@ -33,10 +33,21 @@ class DataError(ValueError):
 
 
 class Images(NamedTuple):
-    """Images of one size: grey (c = 1) or red, green and blue (c = 3), in memory or on disk."""
+    """Images of one size: grey (c = 1) or red, green and blue (c = 3), in memory or on disk.
+
+    Attributes:
+        pixels: the images.
+        labels: the class of each image, 0 to K - 1, or None where the data have no labels.
+        names: the K classes as the data name them, or None where they are called 0 to K - 1.
+        values: how stored values were read, such as "uint8" or "floats in [0, 1]".
+        files: the record files of a prepared set, each with its size in bytes.
+    """
 
     pixels: UInt8[np.ndarray | Records, "n h w c"]
     labels: Int32[np.ndarray | Records, " n"] | None
+    names: tuple[str, ...] | None = None
+    values: str = "uint8"
+    files: tuple[tuple[str, int], ...] | None = None
 
 
 def to_unit(pixels: UInt8[np.ndarray, "*d"]) -> Float32[np.ndarray, "*d"]:
