@@ -70,7 +70,7 @@ def train_denoiser(
     """
     pixels = images.pixels
     like = jax.ShapeDtypeStruct(pixels.shape[1:], jnp.float32)
-    params = net.lazy_init(jax.random.key(seed), like, 0.0)
+    params = net.lazy_init(jax.random.key(seed), like, jnp.float32(0.0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{len(pixels)} images of {like.shape}, {len(held_out.pixels)} held out")
     say(f"{type(net).__name__} of {count:,} parameters")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax.data import Images
+from ebm_jax.data import Images, fingerprint
 from experiments._machine import RunError
 
 MOST = 2**31 - 1  # an index on a device is of 32 bits
@@ -57,6 +57,11 @@ def _wanted(name: str, number: float) -> str:
         return "a number between 0 and 1"
     least = AT_LEAST.get(name, 0)
     return f"at least {least}" if number < least else ""
+
+
+def described(images: Images, held_out: Images) -> dict[str, Any]:
+    """Returns what belongs to a run's configuration: its images by count, shape and checksum."""
+    return {"training_images": fingerprint(images), "held_out_images": fingerprint(held_out)}
 
 
 def check_judged(images: Images, held_out: Images, num_samples: int | None) -> None:

@@ -99,6 +99,19 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns "name A there, B now" for each name whose values differ, within objects too."""
+    found = []
+    for name in sorted({*there, *now}):
+        old, new = there.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{name} {inner}" for inner in differences(old, new)]
+        elif old != new:
+            old, new = (str(v)[:12] if name == "checksum" else v for v in (old, new))
+            found.append(f"{name} {old} there, {new} now")
+    return found
+
+
 def read_results(path: Path) -> dict[str, float] | None:
     """Returns the figures of results.json, null as NaN; None if it holds anything else."""
     found = read_object(path)

@@ -130,13 +130,9 @@ class Run:
                 f"{path} is damaged, and with it what the run was: give another folder by --out, "
                 "or remove this one."
             )
-        names = sorted({n for n in {*there, *self.config} if there.get(n) != self.config.get(n)})
-        if names:
-            changes = "; ".join(
-                f"{n} {there.get(n)} there, {self.config.get(n)} now" for n in names
-            )
+        if changes := files.differences(there, self.config):
             raise RunError(
-                f"{self.folder} holds a run of another configuration ({changes}): "
+                f"{self.folder} holds a run of another configuration ({'; '.join(changes)}): "
                 "give the same flags, or another folder by --out."
             )
 

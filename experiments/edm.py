@@ -32,7 +32,7 @@ from experiments._denoiser import (
     report,
     train_denoiser,
 )
-from experiments._flags import check_flags, check_judged
+from experiments._flags import check_flags, check_judged, described
 from experiments._run import Run, command
 
 CHURN = {"gamma": 0.4, "churn_min": 0.3, "churn_max": 20.0}
@@ -88,6 +88,7 @@ def main(
     config = {name: value for name, value in locals().items() if name != "out"}
     check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
     net = ConvScore(channels, blocks, patch)
     check_judged(images, held_out, num_samples)
     check_denoiser(images, net, batch_size)

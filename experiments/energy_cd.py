@@ -37,7 +37,7 @@ from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 from experiments._denoiser import draw_finite
-from experiments._flags import UNSTABLE, check_flags, check_judged, check_network, finite
+from experiments._flags import UNSTABLE, check_flags, check_judged, check_network, described, finite
 from experiments._run import Run, command, say
 from experiments._train import mesh_for, past_roll_backs, train
 
@@ -96,6 +96,7 @@ def main(
     config = {name: value for name, value in locals().items() if name != "out"}
     check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
     recipe: ChainRecipe = getattr(recipes, preset)._replace(**BRIEF[preset])
     net = ConvEnergy(channels)
     check_judged(images, held_out, num_samples)

@@ -26,7 +26,7 @@ from ebm_jax.samplers import guidance
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 from experiments._denoiser import check_edm, train_edm
-from experiments._flags import UNSTABLE, check_flags, finite
+from experiments._flags import UNSTABLE, check_flags, described, finite
 from experiments._run import Run, command, say
 
 SHOWN = 10  # images in the figure
@@ -62,6 +62,7 @@ def main(
     config = {name: value for name, value in locals().items() if name != "out"}
     check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
     check_edm(images, channels=channels, patch=patch)
     run = Run("inpaint", out, config)
     if run.is_done():

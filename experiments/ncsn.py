@@ -30,7 +30,7 @@ from ebm_jax.samplers import annealed_langevin_path
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 from experiments._denoiser import check_denoiser
-from experiments._flags import UNSTABLE, check_flags, check_judged, finite
+from experiments._flags import UNSTABLE, check_flags, check_judged, described, finite
 from experiments._run import Run, RunError, command, progress, say
 from experiments._train import train
 
@@ -76,6 +76,7 @@ def main(
     config = {name: value for name, value in locals().items() if name != "out"}
     check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
     net = ConvScore(channels, blocks)
     check_judged(images, held_out, num_samples)
     check_denoiser(images, net, batch_size)
@@ -91,7 +92,8 @@ def main(
     say(f"{len(x)} images of {x.shape[1:]}, {len(held_out.pixels)} held out")
     say(f"levels {sigmas[0]:.3g} to {sigmas[-1]:.3g} in a ratio of {sigmas[0] / sigmas[1]:.3g}")
 
-    params = net.lazy_init(jax.random.key(seed), jax.ShapeDtypeStruct(x[0].shape, x.dtype), 0.0)
+    like = jax.ShapeDtypeStruct(x[0].shape, x.dtype)
+    params = net.lazy_init(jax.random.key(seed), like, jnp.float32(0.0))
     sigma_data = float(x.std())
 
     def denoiser(params: PyTree) -> DenoiseFn:

@@ -25,7 +25,7 @@ from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 from experiments._denoiser import draw_images, levelled_batches
-from experiments._flags import check_flags, check_network
+from experiments._flags import check_flags, check_network, described
 from experiments._run import Run, RunError, command, say
 from experiments._train import mesh_for, train
 
@@ -64,6 +64,7 @@ def main(
     if not data:
         raise RunError("--data is missing: give an .npz or a folder of images, such as CIFAR-10.")
     images, held_out = load_split(data)
+    config |= described(images, held_out)
     steps, batch = num_steps or recipe.num_steps, batch_size or recipe.batch_size
     check_network(partial(init, recipe), images.pixels.shape[1:])
     mesh_for(batch)

@@ -1,8 +1,10 @@
 """A run's folder: one process at a time, and files that are used as far as they are sound."""
 
+import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import _folder
 from experiments._run import OPEN, Run, RunError
@@ -289,6 +292,68 @@ def test_a_run_that_was_stopped_before_its_first_save_starts_again_and_says_so(
     assert "stopped at step 20, before the first save" in capsys.readouterr().out
     rows = _folder.read_rows(folder / "metrics.csv")
     assert [row["step"] for row in rows] == ["5", "10", "15", "20"]
+
+
+# ---- its configuration
+
+
+def test_differences_are_named_within_objects_too():
+    there = {"a": 1, "b": {"count": 3, "checksum": "0123456789abcdef", "same": 0}, "gone": "x"}
+    now = {"a": 2, "b": {"count": 4, "checksum": "f" * 16, "same": 0}, "new": [1]}
+    assert _folder.differences(there, now) == [
+        "a 1 there, 2 now",
+        "b checksum 0123456789ab there, ffffffffffff now",
+        "b count 3 there, 4 now",
+        "gone x there, None now",
+        "new None there, [1] now",
+    ]
+    assert _folder.differences(now, now) == []
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("experiment", ["edm", "ncsn", "inpaint"])
+def test_images_that_were_added_replaced_or_resized_are_refused(tmp_path, monkeypatch, experiment):
+    """The path of a folder says nothing of the images in it, some of which were held out."""
+    module = importlib.import_module(f"experiments.{experiment}")
+    seen = []
+
+    def stop(run, *_, **__):
+        seen.append(run.config["training_images"]["count"])
+        raise Interrupted
+
+    for name in {"train", "train_denoiser", "train_edm"} & {*vars(module)}:
+        monkeypatch.setattr(module, name, stop)
+    images, out = tmp_path / "images", str(tmp_path / "run")
+    images.mkdir()
+
+    def write(numbers, side, shade=0):
+        for i in numbers:
+            pixels = np.full((side, side), (7 * i + shade) % 256, np.uint8)
+            Image.fromarray(pixels).save(images / f"{i:03d}.png")
+
+    write(range(40), 8)
+    for _ in range(2):  # unchanged: the same command goes on
+        with pytest.raises(Interrupted):
+            module.main(data=str(images), out=out)
+    first = seen[0]
+    changes = {
+        "added": (lambda: write(range(40, 80), 8), f"training_images count {first} there"),
+        "removed": (lambda: [f.unlink() for f in sorted(images.iterdir())[40:]], ""),
+        "one replaced": (lambda: write([3], 8, 50), "checksum"),
+        "resized": (lambda: write(range(40), 12), "shape [8, 8, 1] there, [12, 12, 1] now"),
+    }
+    for change, word in changes.values():
+        change()
+        if not word:  # as it was at first
+            with pytest.raises(Interrupted):
+                module.main(data=str(images), out=out)
+            continue
+        with pytest.raises(RunError, match=re.escape(word)):
+            module.main(data=str(images), out=out)
+    assert set(seen) == {first}
 
 
 # ---- figures that are not finite
