@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ebm_jax.data.network import no_answer
 from ebm_jax.data.prepared import INFO, tensorflow_datasets
 from ebm_jax.data.readers import DataError, read_idx, wrong
 from ebm_jax.data.views import square
@@ -122,6 +123,9 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     folder = Path(builder.data_dir)
     if (folder / INFO).exists():
         return folder
+    if originals is None and (why := no_answer(next(iter(builder.url_infos)))):
+        mend = f"give its files: python -m experiments.prepare --name {name} --originals DIR"
+        raise wrong(f"'{name}' cannot be downloaded: {why}", "a network", mend)
     with tempfile.TemporaryDirectory() as scratch:
         split = builder._split_generators
 
