@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import launch
 from tests.test_processes import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,30 @@ def test_signals_end_every_phase_with_their_status_and_say_what_resumes(tmp_path
     _, said = process.communicate()
     assert process.returncode == status
     assert said.strip() == "stopped: the same command resumes from the last checkpoint"
+
+
+@pytest.mark.slow
+def test_of_several_processes_all_end_where_one_is_told_to_while_they_draw(tmp_path):
+    place = ["--coordinator", f"localhost:{launch.free_port()}", "--num-processes", "2"]
+    code = WAITING.replace("BODY", "pass")
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    jobs = []
+    for i, log in enumerate(logs):
+        with log.open("w") as file:
+            command = [sys.executable, "-c", code, "--out", str(tmp_path / "run"), *place]
+            jobs.append(
+                subprocess.Popen(
+                    [*command, "--process-id", str(i)], cwd=ROOT, stdout=file, stderr=file,
+                    env=ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "1", "TMPDIR": str(tmp_path)},
+                )
+            )  # fmt: skip
+    while "sampling" not in logs[0].read_text() and jobs[0].poll() is None:
+        time.sleep(0.05)
+    jobs[1].send_signal(signal.SIGTERM)
+    said = [job.wait(timeout=60) for job in jobs], *(log.read_text() for log in logs)
+    assert said[0] == [143, 143], said
+    assert all("stopped: the same command resumes" in text for text in said[1:])
+    assert not list(tmp_path.glob("ebm_jax*"))  # the copy of the second process is gone
 
 
 def test_a_loop_of_a_shell_ends_at_the_run_that_is_interrupted(tmp_path):
