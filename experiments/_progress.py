@@ -33,10 +33,11 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., No
     )
     console = Console()
     shown = console.is_terminal and is_first()
+    note = "compiling ..." if done < total else ""
     with Progress(*columns, console=console, disable=not shown) as bar:
-        task = bar.add_task(label, total=total, completed=done, rate="", note="compiling ...")
-        if not console.is_terminal:
-            say(f"{label}: compiling ...")
+        task = bar.add_task(label, total=total, completed=done, rate="", note=note)
+        if note and not console.is_terminal:
+            say(f"{label}: {note}")
 
         def advance(count: int, note: str = "") -> None:
             nonlocal done, first, last

@@ -200,3 +200,5 @@ def test_compiling_is_announced_before_anything_is_done(capsys):
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("sample 2/2  ")
     assert line.endswith("/s  loss 0.5")
+    with progress("train", 5, done=5):  # a run that is resumed at its end trains nothing
+        assert capsys.readouterr().out == ""
