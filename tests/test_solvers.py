@@ -1,5 +1,7 @@
 """Solvers of reverse processes on data whose every marginal is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +155,7 @@ def test_the_multistep_solver_extrapolates_to_the_middle_of_a_step_of_any_length
     denoise_fn = lambda x, sigma: jnp.full_like(x, 0.7) - 1.3 * jnp.log(sigma)  # noqa: E731
     end = run(samplers.multistep(PROCESSES["edm"]), jnp.array(sigmas), X, None, denoise_fn)
     y = np.asarray(X, np.float64)
-    for step, (level, lower) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for step, (level, lower) in enumerate(itertools.pairwise(sigmas)):
         middle = np.sqrt(level * lower) if step else level  # the first step is ddim
         ahead = 0.7 - 1.3 * np.log(middle)
         y = ahead + lower / level * (y - ahead)
