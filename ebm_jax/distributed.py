@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -49,6 +50,11 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
             "first process, their number, and this one's from 0 up to below that."
         )
     if all(given):
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise JoinError(
+                f"{coordinator=}: give host:port of the first process, such as 10.0.0.1:1234."
+            )
         _initialize(coordinator, num_processes, process_id)
         return num_processes
     if not started_by_a_cluster():
@@ -121,6 +127,7 @@ def first_says(answer: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
 
+HEEDED = ContextVar("HEEDED", default=False)  # whether this is within `heed_sigterm`
 ASKED = count(1)  # others agree on a number that is to come: none may be left out or come twice
 
 
@@ -144,12 +151,16 @@ def heed_sigterm() -> Iterator[Termination]:
     Among several processes JAX notes it from the joining on, and outside of this it has no
     effect. Only a program's main thread can heed signals: elsewhere SIGTERM keeps its meaning.
     """
-    termination = Termination()
+    termination, token = Termination(), HEEDED.set(True)
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        yield termination
+        try:
+            yield termination
+        finally:
+            HEEDED.reset(token)
         return
     before = signal.signal(signal.SIGTERM, lambda *_: termination.came.set())
     try:
         yield termination
     finally:
         signal.signal(signal.SIGTERM, before)
+        HEEDED.reset(token)

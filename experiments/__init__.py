@@ -1,1 +1,7 @@
-"""Experiments: one file each, run by `python -m experiments.<name>`; `--help` lists flags."""
+"""Experiments, each a command: `python -m experiments.NAME --help`."""
+
+import signal
+import sys
+
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports: no traceback

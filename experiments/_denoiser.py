@@ -21,10 +21,12 @@ from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
-from experiments._run import Run, RunError, progress, say
-from experiments._train import train
+from experiments._flags import UNSTABLE, check_network, finite
+from experiments._run import Run, progress, say
+from experiments._train import mesh_for, train
 
-CHUNK = 250  # images in one compiled call of a sampler
+CHUNK = 250  # images in one compiled call of a sampler, at most
+EDM_BATCH = 128
 CELL = 2 / 255  # the width of a pixel's cell in [-1, 1]
 SHOWN_PATHS, SHOWN_TIMES = 8, 20  # samples and times in the picture of the way there
 SHOWN_LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the loss in metrics.csv
@@ -64,14 +66,11 @@ def train_denoiser(
         seed: seed of everything.
 
     Raises:
-        RunError: if the network cannot take these images, or training diverged.
+        RunError: if training diverged.
     """
     pixels = images.pixels
     like = jax.ShapeDtypeStruct(pixels.shape[1:], jnp.float32)
-    try:
-        params = net.lazy_init(jax.random.key(seed), like, 0.0)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    params = net.lazy_init(jax.random.key(seed), like, jnp.float32(0.0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{len(pixels)} images of {like.shape}, {len(held_out.pixels)} held out")
     say(f"{type(net).__name__} of {count:,} parameters")
@@ -123,6 +122,21 @@ def levelled_batches(
     return batches
 
 
+def check_denoiser(images: Images, net: nn.Module, batch_size: int) -> None:
+    """Refuse a network that cannot take these images, and a batch that cannot be divided.
+
+    Raises:
+        RunError: for these, before anything is computed.
+    """
+    check_network(net.init, images.pixels.shape[1:], 0.0)
+    mesh_for(batch_size)
+
+
+def check_edm(images: Images, *, channels: tuple[int, ...], patch: int) -> None:
+    """`check_denoiser` of what `train_edm` trains."""
+    check_denoiser(images, ConvScore(channels, 2, patch), EDM_BATCH)
+
+
 def train_edm(
     run: Run,
     images: Images,
@@ -144,7 +158,7 @@ def train_edm(
         partial(losses.edm, sigma_data=sigma_data),
         noise.log_normal_level,
         num_steps=num_steps,
-        batch_size=128,
+        batch_size=EDM_BATCH,
         learning_rate=3e-3,
         ema_decay=0.995,
         seed=seed,
@@ -191,16 +205,37 @@ def draw_images(
     count: int,
     seed: int,
     label: str = "sample",
+) -> np.ndarray:
+    """`count` images as uint8, of draw(key) in [-1, 1]; image i depends on (seed, i) alone.
+
+    Raises:
+        RunError: if some are not finite, which uint8 would show as black.
+    """
+    return to_uint8(draw_finite(draw, count, seed, label))
+
+
+def draw_finite(
+    draw: Callable[[PRNGKey], PyTree],
+    count: int,
+    seed: int,
+    label: str = "sample",
     chunk: int = CHUNK,
 ) -> np.ndarray:
-    """`count` images as uint8, of draw(key) in [-1, 1]; image i depends on (seed, i) alone."""
-    many, drawn = spread(draw), []
+    """`count` draws of draw(key) as one array; draw i depends on (seed, i) alone.
+
+    They are made in compiled calls of `chunk`, or of `count` if that is less.
+
+    Raises:
+        RunError: if some are not finite.
+    """
+    many, drawn, chunk = spread(draw), [], min(chunk, count)
     with progress(label, count) as advance:
         for first in range(0, count, chunk):
             keys = example_keys(jax.random.key(seed), first + jnp.arange(chunk))
-            drawn.append(to_uint8(np.asarray(many(keys))))
+            drawn.append(np.asarray(many(keys)))
             advance(min(chunk, count - first))
-    return np.concatenate(drawn)[:count]
+    what = "samples" if label == "sample" else f"samples of {label}"
+    return finite(what, np.concatenate(drawn)[:count], UNSTABLE)
 
 
 def over_images(
@@ -211,7 +246,8 @@ def over_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean of measure(key, image) over the first `count` images, and its standard error.
 
-    Image i is measured with the key of (seed, i) alone.
+    Image i is measured with the key of (seed, i) alone. Raises RunError if some measures are not
+    finite.
     """
     many, values, count = spread(measure), [], min(count, len(pixels))
     with progress("likelihood", count) as advance:
@@ -220,7 +256,9 @@ def over_images(
             keys = example_keys(jax.random.key(seed), first + jnp.arange(len(some)))
             values.append(np.asarray(many(keys, some)))
             advance(len(some))
-    found = np.concatenate(values)
+    found = finite("likelihoods", np.concatenate(values), UNSTABLE)
+    if len(found) < 2:  # one value has no standard error
+        return found[0], np.full_like(found[0], np.nan)
     return found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
 
 

@@ -136,12 +136,15 @@ def judge_images(
         results["classifier accuracy on held-out images"] = accuracy
     real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
     reference = embed(held_out.pixels[:n])
-    frechet = {}
+    frechet: dict[str, float] = {}
     for who, pixels in {"samples": samples[:n], "real": real}.items():
+        if n < 2:  # a single image has no covariance
+            continue
         found = figures(embed(pixels), reference, seed=seed)
         frechet[who] = found["Frechet distance"]
         results |= {f"{figure} ({name}), {who}": value for figure, value in found.items()}
-    results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
+    if frechet:
+        results["Frechet distance, samples / real"] = frechet["samples"] / frechet["real"]
     compared = samples[:n], held_out.pixels[:n], images.pixels[:MOST_IMAGES]
     near = jax.jit(metrics.memorization)(*(jnp.asarray(to_unit(pixels)) for pixels in compared))
     results["median distance to the training set, samples"] = float(near.samples)

@@ -43,7 +43,7 @@ def write_report(run: Run, title: str, lead: str, sections: dict[str, str]) -> N
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{body}</html>"
     )
-    (run.folder / "report.html").write_text(page)
+    (run.folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def table(rows: Mapping[str, str | float]) -> str:
@@ -107,29 +107,30 @@ def samples_beside(
 
 def curves(run: Run) -> Figure:
     """Loss, gradient norm and rate against the step, from metrics.csv."""
-    rows = run.rows()
+    names = ("loss", "grad_norm", "steps_per_second")
+    rows = [row for row in run.rows() if set(names) <= set(row)]  # some may be lost
     steps = [int(row["step"]) for row in rows]
     figure = Figure(figsize=(9, 2.4), layout="constrained")
-    names = ("loss", "grad_norm", "steps_per_second")
     for axes, name in zip(figure.subplots(1, 3), names, strict=True):
         axes.plot(steps, [float(row[name]) for row in rows], color="#225588", lw=1.2)
         axes.set(xlabel="step", title=name.replace("_", " "))
-        if name == "loss":
+        if name == "loss" and rows:
             axes.set_yscale("log")
     return figure
 
 
 def level_losses(run: Run) -> Figure:
     """Loss against noise level on training and held-out images, at the last step."""
-    last = run.rows()[-1]
+    last = [{}, *run.rows()][-1]  # all may be lost
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes = figure.subplots()
     for name, color in (("train", "#225588"), ("held_out", "#cc6622")):
         prefix = f"{name}_loss_at_"
         points = [(float(k.removeprefix(prefix)), float(v)) for k, v in last.items() if prefix in k]
-        axes.loglog(
-            *zip(*points, strict=True), "o-", ms=3, color=color, label=name.replace("_", "-")
-        )
+        levels, losses = zip(*points, strict=True) if points else ((), ())
+        axes.plot(levels, losses, "o-", ms=3, color=color, label=name.replace("_", "-"))
+        if points:
+            axes.set(xscale="log", yscale="log")
     axes.set(xlabel="noise level sigma", ylabel="loss")
     axes.legend(frameon=False)
     return figure

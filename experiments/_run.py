@@ -7,14 +7,12 @@ Among several processes, all run the same script, the first alone owns the folde
 the others have a copy of its files that nobody sees, and share its checkpoints.
 """
 
-import csv
-import io
 import json
-import os
 import shutil
+import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,39 +20,68 @@ from typing import Any
 
 import jax
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ebm_jax.checkpoints import CheckpointError
 from ebm_jax.data import DataError
-from ebm_jax.distributed import JoinError, is_first, wait_for_all
+from ebm_jax.distributed import JoinError, first_says, is_first, wait_for_all
 from ebm_jax.training import TrainingDiverged
-from experiments._machine import MACHINE, RunError, end, on_machine, say
+from experiments import _folder as files
+from experiments._flags import check_flags
+from experiments._machine import (
+    MACHINE,
+    RESUME,
+    SCRATCH,
+    RunError,
+    Stopped,
+    end,
+    end_by_sigint,
+    end_silently,
+    on_machine,
+    say,
+)
+from experiments._progress import progress
 
-RESUME = "the same command resumes"
-SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
-
-
-class Stopped(Exception):
-    """A run was asked to end, and has saved what it had."""
+__all__ = ["RESUME", "Run", "RunError", "Stopped", "command", "progress", "say"]
+OPEN: list["Run"] = []  # runs whose folders this process has claimed
 
 
 def command(main: Callable[..., None]) -> None:
     """Run an experiment's `main` with flags from its signature; a failure is a sentence."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # `experiments` set that for its imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         tyro.cli(on_machine(main))
     except Stopped as stop:
         end(str(stop), 143)  # as of a process that SIGTERM killed
-    except (RunError, DataError, CheckpointError, JoinError, TrainingDiverged) as error:
-        end(f"error: {error}")
     except KeyboardInterrupt:
-        end(f"\nstopped: {RESUME} from the last checkpoint")
+        end_by_sigint(f"\nstopped: {RESUME} from the last checkpoint")
+    except BrokenPipeError:
+        end_silently(141)  # as of a process that SIGPIPE killed
+    except (RunError, DataError, CheckpointError, JoinError, TrainingDiverged) as error:
+        give_up()
+        end(f"error: {error}")
+    except OSError as error:  # a full or failing disk, wherever it shows
+        give_up()
+        end(f"error: {type(error).__name__}: {error}; {RESUME}")
     except Exception:
+        give_up()
         end(traceback.format_exc())
 
 
+def _stop(*_: object) -> None:
+    """The handler of SIGTERM outside of training, which has its own."""
+    raise Stopped(f"stopped: {RESUME} from the last checkpoint")
+
+
+def give_up() -> None:
+    """Let go of the folders of this process's runs."""
+    while OPEN:
+        OPEN.pop().give_up()
+
+
 class Run:
-    """One run's folder and its clock.
+    """One run's folder and its clock; the folder is locked until `finish`, or the process ends.
 
     Args:
         experiment: its name; the folder is runs/<experiment> unless `out` says another.
@@ -62,57 +89,76 @@ class Run:
         config: everything that the run's numbers depend on.
 
     Raises:
-        RunError: if a number other than the seed is not positive, or if the folder holds
-            a run of another configuration, or something else.
+        RunError: if `check_flags` refuses a number, if the folder holds a run of another
+            configuration, or something else, or if another process is at work in it.
     """
 
     def __init__(self, experiment: str, out: str, config: dict[str, Any]) -> None:
+        check_flags(config)
         self.folder = Path(out or f"runs/{experiment}")
         self.checkpoints = self.folder / "checkpoints"
         self._writer: Any = None
+        self._is_new = False
         self.config = {"experiment": experiment, **json.loads(json.dumps(config))}
         self.seconds: dict[str, float] = {"compile": 0.0}
-        for name, value in config.items():
-            values = value if isinstance(value, tuple) else (value,)
-            numbers = [v for v in values if isinstance(v, int | float) and v is not False]
-            if name != "seed" and any(v <= 0 for v in numbers):
-                flag = name.replace("_", "-")
-                raise RunError(f"--{flag} got {value}: give a positive number.")
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
-        try:
-            self._claim()
-        except OSError as error:
-            raise RunError(f"cannot write to the run folder {self.folder}: {error}.") from error
-
-    def _claim(self) -> None:
-        path = self.folder / "config.json"
-        if not path.exists() and self.folder.is_dir() and any(self.folder.iterdir()):
-            raise RunError(
-                f"{self.folder} is not empty and holds no run: give another folder by --out."
-            )
-        there = self.config
-        if path.exists():
-            try:
-                there = json.loads(path.read_text())
-            except ValueError as error:
-                raise RunError(f"{path} is damaged ({error}): give another --out.") from error
-        names = sorted({n for n in {*there, *self.config} if there.get(n) != self.config.get(n)})
-        if names:
-            changes = "; ".join(
-                f"{n} {there.get(n)} there, {self.config.get(n)} now" for n in names
-            )
-            raise RunError(
-                f"{self.folder} holds a run of another configuration ({changes}): "
-                "give the same flags, or another folder by --out."
-            )
+        self._refuse_another()
         wait_for_all("the run's folder is looked at")
-        if is_first() and not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write(path, json.dumps(self.config, indent=2))
-        wait_for_all("the run's folder is there")
+        refusal = self._claim() if is_first() else ""
+        if first_says(bool(refusal)):
+            raise RunError(refusal or f"the first process could not claim {self.folder}.")
+        OPEN.append(self)
         if not is_first():
             self._work_on_a_copy()
         wait_for_all("the run's folder is copied")
+
+    def _refuse_another(self) -> None:
+        """Raise RunError if the folder is of something else than this run."""
+        path = self.folder / "config.json"
+        try:
+            if not path.exists():
+                if not files.holds_nothing(self.folder):
+                    raise RunError(
+                        f"{self.folder} is not empty and holds no run: give another --out."
+                    )
+                return
+        except OSError as error:
+            raise RunError(f"cannot read the run folder {self.folder}: {error}.") from error
+        there = files.read_object(path)
+        if there is None:
+            raise RunError(
+                f"{path} is damaged, and with it what the run was: give another folder by --out, "
+                "or remove this one."
+            )
+        if changes := files.differences(there, self.config):
+            raise RunError(
+                f"{self.folder} holds a run of another configuration ({'; '.join(changes)}): "
+                "give the same flags, or another folder by --out."
+            )
+
+    def _claim(self) -> str:
+        """Lock the folder and write config.json if there is none; returns why not, or ""."""
+        path = self.folder / "config.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.hold(self.folder)
+            self._refuse_another()  # another process may have come first
+            if not path.exists():
+                files.write_whole(path, json.dumps(self.config, indent=2))
+                self._is_new = True
+        except OSError as error:
+            return f"cannot write to the run folder {self.folder}: {error}."
+        except RunError as error:
+            return str(error)
+        return ""
+
+    def give_up(self) -> None:
+        """Let go of the folder, and remove it if this call made it and nothing came of it."""
+        kept = {"config.json", files.LOCK}
+        names = {path.name for path in self.folder.rglob("*")}
+        if is_first() and self._is_new and names <= {*kept, "checkpoints"}:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        files.release(self.folder)
 
     def _work_on_a_copy(self) -> None:
         if not (self.folder / "config.json").exists():
@@ -120,10 +166,11 @@ class Run:
                 f"the first process made {self.folder}, which this one does not see: give a "
                 "folder by --out on a file system that all processes share."
             )
-        self._scratch = TemporaryDirectory(prefix="ebm_jax")
+        scratch = TemporaryDirectory(prefix="ebm_jax")
+        SCRATCH.append(scratch)
         for file in filter(Path.is_file, self.folder.iterdir()):
-            shutil.copy(file, self._scratch.name)
-        self.folder = Path(self._scratch.name)
+            shutil.copy(file, scratch.name)
+        self.folder = Path(scratch.name)
 
     def _on_event(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -137,47 +184,47 @@ class Run:
         passed = time.perf_counter() - start - (self.seconds["compile"] - compiled)
         self.seconds[name] = self.seconds.get(name, 0.0) + passed
 
-    def is_done(self) -> bool:
-        """Whether the run has finished; says so, with its figures."""
-        if not (self.folder / "results.json").exists():
+    def is_done(self, products: Sequence[str] = ("report.html", "samples.npz")) -> bool:
+        """Whether the run has finished and its `products` are there; prints its figures if so.
+
+        What is lost or cannot be read is computed again, from the last checkpoint on.
+        """
+        path = self.folder / "results.json"
+        if not path.exists():
             return False
-        results = json.loads((self.folder / "results.json").read_text())
+        results = files.read_results(path)
+        missing = [name for name in products if not (self.folder / name).is_file()]
+        if results is None or missing:
+            what = f"{path} cannot be read" if results is None else f"{missing[0]} is missing"
+            say(f"{self.folder} was finished, but {what}: it is computed again")
+            return False
+        files.release(self.folder)
         say(f"{self.folder} is done: its report is {self.folder / 'report.html'}")
         say_results(results)
         return True
 
     def finish(self, results: dict[str, float]) -> None:
-        """Write results.json, the mark of a finished run, and say what came out."""
-        _write(self.folder / "results.json", json.dumps(results, indent=2))
+        """Write results.json, the mark of a finished run, and print what came out."""
+        files.write_whole(self.folder / "results.json", files.as_json(results))
         if self._writer is not None:
             self._writer.close()
+        files.release(self.folder)
         say_results(results)
         say("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()))
         say(f"report: {self.folder / 'report.html'}")
 
-    def rows(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv so far."""
-        path = self.folder / "metrics.csv"
-        return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    def rows(self, text: Sequence[str] = ()) -> list[dict[str, str]]:
+        """The sound rows of metrics.csv so far; the columns in `text` hold other than numbers."""
+        return files.read_rows(self.folder / "metrics.csv", text)
 
     def keep_rows_until(self, step: int) -> None:
-        """Drop the rows of steps after `step`, which a resumed run takes again."""
-        rows, text = self.rows(), io.StringIO()
-        if rows:
-            writer = csv.DictWriter(text, rows[0])
-            writer.writeheader()
-            writer.writerows(row for row in rows if int(row["step"]) <= step)
-            _write(self.folder / "metrics.csv", text.getvalue())
+        """Drop unsound rows and those of steps after `step`, which a resumed run takes again."""
+        rows = [row for row in self.rows() if int(row["step"]) <= step]
+        files.write_rows(self.folder / "metrics.csv", rows)
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.csv."""
-        path = self.folder / "metrics.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        files.add_row(self.folder / "metrics.csv", row)
         if MACHINE.get().tensorboard and is_first():
             self._add_to_tensorboard(row)
 
@@ -193,49 +240,8 @@ class Run:
         self._writer.flush()
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all, whenever the process dies."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(text, newline="")
-    os.replace(unfinished, path)
-
-
 def say_results(results: dict[str, float]) -> None:
     """Print a table of figures."""
-    width = max(map(len, results))
+    width = max(map(len, results), default=0)
     for name, value in results.items():
         say(f"  {name:<{width}}  {value:.4g}")
-
-
-@contextmanager
-def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A bar with rate and remaining time on a terminal, a line now and then elsewhere.
-
-    Yields `advance(count, note="")`, to be called after every `count` things done.
-    """
-    start, before, last = time.perf_counter(), done, time.perf_counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    console = Console()
-    shown = console.is_terminal and is_first()
-    with Progress(*columns, console=console, disable=not shown) as bar:
-        task = bar.add_task(label, total=total, completed=done, rate="", note="")
-
-        def advance(count: int, note: str = "") -> None:
-            nonlocal done, last
-            done += count
-            now = time.perf_counter()
-            rate = (done - before) / (now - start)
-            bar.update(task, completed=done, rate=f"{rate:.1f}/s", note=note)
-            if not console.is_terminal and (now - last > SECONDS_BETWEEN_LINES or done == total):
-                left = (total - done) / rate
-                say(f"{label} {done}/{total}, {rate:.1f}/s, {left:.0f} s left  {note}")
-                last = now
-
-        yield advance

@@ -40,6 +40,7 @@ from experiments._machine import MACHINE, TRAINED
 from experiments._run import RESUME, Run, RunError, Stopped, progress, say
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SAVED = "saved"  # an empty file of a run of which a checkpoint was saved
 LESS_MEMORY = (
     "--accumulate 2 takes a batch in two parts, --mesh fsdp=N splits parameters over N devices, "
     "--remat and --bfloat16 (where the experiment has them) keep less of the network's insides"
@@ -128,8 +129,10 @@ def train(
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(like)
             say(f"resumed from step {int(state.step)}")
-        elif roll_backs:
-            checkpoints.save(0, state)
+        else:
+            start_anew(run)
+            if roll_backs:
+                checkpoints.save(0, state)
         look(int(state.step))
         while True:
             past = len(past_roll_backs(run))
@@ -143,6 +146,28 @@ def train(
             except TrainingDiverged as error:
                 _note_roll_back(run, error, checkpoints.latest_step, roll_backs)
                 state = checkpoints.restore(like)
+
+
+def note_saved(run: Run) -> None:
+    """Note in the run's folder that a save has ended, once one has: see `start_anew`."""
+    if any(path.name.isdecimal() for path in run.checkpoints.iterdir()):
+        (run.folder / SAVED).touch()
+
+
+def start_anew(run: Run) -> None:
+    """Say so where an earlier call trained and saved nothing; refuse where its save is gone.
+
+    Raises:
+        RunError: if a checkpoint was saved and none is there.
+    """
+    rows = run.rows()
+    if (run.folder / SAVED).exists():
+        raise RunError(
+            f"this run was saved, but there is no checkpoint in {run.checkpoints}: bring them "
+            f"back, or remove {run.folder} to train from step 0."
+        )
+    if rows:
+        say(f"stopped at step {rows[-1]['step']}, before the first save: training starts again")
 
 
 def mesh_for(batch_size: int) -> Mesh:
@@ -193,6 +218,9 @@ def _follow(
     """Call for call: a row of metrics.csv, the bar, and a checkpoint now and then."""
     done, past = int(state.step), len(past_roll_backs(run))
     run.keep_rows_until(done)
+    rows = run.rows()
+    if done and (not rows or int(rows[-1]["step"]) < done):
+        say(f"metrics.csv has no row of step {done}: some were lost, and curves lack them")
     with progress("train", num_steps, done) as advance:
         saved = start = time.perf_counter()
         for state, metrics in _without_memory_errors(fit_from(state)):  # noqa: B020
@@ -204,14 +232,17 @@ def _follow(
             run.add_row(row)
             advance(count, f"loss {means['loss']:.4f}")
             if step == num_steps or first_says(now - saved > SECONDS_BETWEEN_CHECKPOINTS):
+                note_saved(run)
                 checkpoints.save(step, state, row)
                 saved = now
             start = time.perf_counter()
-    if int(state.step) < num_steps:
-        if checkpoints.latest_step != int(state.step):
-            checkpoints.save(int(state.step), state)
-        checkpoints.wait()
-        raise Stopped(f"stopped at step {int(state.step)}, which is saved: {RESUME}")
+    step = int(state.step)
+    if step < num_steps and checkpoints.latest_step != step:
+        checkpoints.save(step, state)
+    checkpoints.wait()
+    note_saved(run)
+    if step < num_steps:
+        raise Stopped(f"stopped at step {step}, which is saved: {RESUME}")
     return state
 
 
@@ -230,7 +261,7 @@ def _without_memory_errors(
 def past_roll_backs(run: Run) -> list[str]:
     """What was said of each time that the run went back."""
     path = run.folder / "roll_backs.txt"
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def _note_roll_back(run: Run, error: TrainingDiverged, last: int | None, allowed: int) -> None:

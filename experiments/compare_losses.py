@@ -19,7 +19,10 @@ with `--only` or a lower `--effort`. Expect a KL near .01 nats at best on the ch
 """
 
 import time
+import zipfile
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -35,10 +38,12 @@ from ebm_jax.nets import EnergyMLP
 from ebm_jax.sharding import data_mesh, spread
 from ebm_jax.training import TrainState, init_state, make_step
 from ebm_jax.types import Scalar
+from experiments._folder import write_rows
 from experiments._methods import METHODS, TRUE_SCORE, Method, Problem, Setup
 from experiments._run import Run, RunError, command, progress, say
 
 HALF_WIDTH, CELLS = 6.0, 400
+TEXT = ("data", "loss")  # columns of metrics.csv that hold names
 CALLS = 20  # compiled calls of a training
 Name = Literal["moons", "checkerboard", "eight_gaussians", "rings", "two_spirals"]
 FIGURES = ("KL", "squared MMD", "Fisher divergence", "weights")
@@ -76,11 +81,13 @@ def main(
     if unknown:
         raise RunError(f"--only got {sorted(unknown)}: give some of {list(METHODS)}.")
     run = Run("compare_losses", out, config)
-    if run.is_done():
+    if run.is_done(products=("report.html",)):
         return
     names = only or tuple(METHODS)
-    done = {(row["data"], row["loss"]) for row in run.rows()}
-    net = EnergyMLP(widths)
+    kept = [row for row in run.rows(TEXT) if is_there(run.folder / density_file(row))]
+    write_rows(run.folder / "metrics.csv", kept)
+    done = {(row["data"], row["loss"]) for row in kept}
+    net, last = EnergyMLP(widths), int(kept[-1]["step"]) if kept else 0
     with progress("cells", len(data) * len(names), len(done)) as advance:
         for law in data:
             problem = make_problem(law, sigma, net, seed)
@@ -96,12 +103,13 @@ def main(
                 row = summary(figures)
                 np.savez_compressed(run.folder / f"{law}-{file_name(name)}.npz", log_p=log_p[0])
                 alone = round(seconds * data_mesh().size / num_seeds, 2)
-                cell = {"step": len(run.rows()) + 1, "data": law, "loss": name, "seconds": alone}
+                cell = {"step": last + 1, "data": law, "loss": name, "seconds": alone}
                 run.add_row({**cell, **row})
+                last += 1
                 advance(1, f"{name}: KL {row['KL']:.4f}")
                 kl = f"{row['KL']:.4f} +- {row['KL interval']:.4f}"
                 say(f"{law}, {name}: KL {kl}, {alone:.0f} s of training a seed")
-    rows = run.rows()
+    rows = run.rows(TEXT)
     report(run, rows, data, names)
     run.finish(best(rows, data))
 
@@ -311,6 +319,20 @@ def reason(row: dict[str, str]) -> str:
     if interval > kl:
         reasons.append("seeds disagree")
     return "; ".join(reasons) or "a little off everywhere"
+
+
+def density_file(row: Mapping[str, str]) -> str:
+    """The file of the density of a row of metrics.csv."""
+    return f"{row['data']}-{file_name(row['loss'])}.npz"
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file holds a density, whole."""
+    try:
+        with np.load(path) as file:
+            return file["log_p"].size > 0
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def file_name(loss: str) -> str:

@@ -24,6 +24,7 @@ from ebm_jax.guidance import clamped
 from ebm_jax.nets import ConvScore
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 from experiments._denoiser import (
+    check_denoiser,
     draw_images,
     draw_paths,
     over_images,
@@ -31,6 +32,7 @@ from experiments._denoiser import (
     report,
     train_denoiser,
 )
+from experiments._flags import check_flags, check_judged, described
 from experiments._run import Run, command
 
 NUM_LEVELS = 1000
@@ -72,7 +74,12 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    net = ConvScore(channels, blocks, patch)
+    check_judged(images, held_out, num_samples)
+    check_denoiser(images, net, batch_size)
     run = Run("ddpm", out, config)
     if run.is_done():
         return
@@ -82,7 +89,7 @@ def main(
         run,
         images,
         held_out,
-        ConvScore(channels, blocks, patch),
+        net,
         predicted_noise,
         losses.noise_conditional,
         lambda u: sigmas[(u * NUM_LEVELS).astype(int)],

@@ -23,6 +23,7 @@ from ebm_jax.data import load_split, to_unit
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.types import Example, PRNGKey
 from experiments._denoiser import (
+    check_denoiser,
     draw_images,
     draw_paths,
     flow_bits,
@@ -30,6 +31,7 @@ from experiments._denoiser import (
     report,
     train_denoiser,
 )
+from experiments._flags import check_flags, check_judged, described
 from experiments._run import Run, command
 
 CHURN = {"gamma": 0.4, "churn_min": 0.3, "churn_max": 20.0}
@@ -83,7 +85,12 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    net = ConvScore(channels, blocks, patch)
+    check_judged(images, held_out, num_samples)
+    check_denoiser(images, net, batch_size)
     run = Run("edm", out, config)
     if run.is_done():
         return
@@ -93,7 +100,7 @@ def main(
         run,
         images,
         held_out,
-        ConvScore(channels, blocks, patch),
+        net,
         partial(precondition.edm, sigma_data=sigma_data),
         partial(losses.edm, sigma_data=sigma_data),
         partial(noise.log_normal_level, mean=math.log(level_median), std=level_spread),

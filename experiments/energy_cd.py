@@ -36,8 +36,10 @@ from ebm_jax.samplers import ReplayBuffer, draw_starts, replay_buffer, write_bac
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
-from experiments._run import Run, RunError, command, progress, say
-from experiments._train import past_roll_backs, train
+from experiments._denoiser import draw_finite
+from experiments._flags import UNSTABLE, check_flags, check_judged, check_network, described, finite
+from experiments._run import Run, command, say
+from experiments._train import mesh_for, past_roll_backs, train
 
 CHUNK = 200  # chains in one compiled call
 DENOISED = 1000  # images, held out and of training, that are denoised
@@ -92,21 +94,23 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    recipe: ChainRecipe = getattr(recipes, preset)._replace(**BRIEF[preset])
+    net = ConvEnergy(channels)
+    check_judged(images, held_out, num_samples)
+    check_network(net.init, images.pixels.shape[1:])
+    mesh_for(recipe.batch_size)
     run = Run(f"energy_cd-{preset}", out, config)
     if run.is_done():
         return
     x, x_held = to_unit(images.pixels[:]), to_unit(held_out.pixels[:])
     num_samples = num_samples or min(len(x_held), 1000)
-    recipe: ChainRecipe = getattr(recipes, preset)._replace(**BRIEF[preset])
     say(f"{len(x)} images of {x.shape[1:]}, {len(x_held)} held out")
     say(f"{preset}, changed: {BRIEF[preset]}; temperature of the chains {recipe.temperature:.3g}")
 
-    net = ConvEnergy(channels)
-    try:
-        params = jax.jit(net.init)(jax.random.key(seed), jnp.asarray(x[0]))
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    params = jax.jit(net.init)(jax.random.key(seed), jnp.asarray(x[0]))
 
     def energy(params: PyTree) -> EnergyFn:
         return lambda x: recipe.energy_scale * net.apply(params, x)
@@ -211,18 +215,11 @@ def draw_samples(
     """The ends of chains from fresh noise; sample i depends on (seed, i) alone."""
     kernel = chain_kernel(recipe, energy_fn)
 
-    @spread
     def sample(key: PRNGKey) -> Example:
         key_start, key_chain = jax.random.split(key)
         return run_chain(kernel, key_chain, kernel.init(draw(key_start)), num_steps)[0].x
 
-    ends = []
-    with progress("sample", count) as done:
-        for first in range(0, count, CHUNK):
-            keys = example_keys(jax.random.key(seed + 2), first + jnp.arange(CHUNK))
-            ends.append(np.asarray(sample(keys)))
-            done(min(CHUNK, count - first))
-    return np.concatenate(ends)[:count]
+    return draw_finite(sample, count, seed + 2, chunk=CHUNK)
 
 
 def smoothed(recipe: ChainRecipe, x: np.ndarray, seed: int) -> np.ndarray:
@@ -296,9 +293,9 @@ def denoise(
         name: (images + noise_level * rng.normal(size=images.shape)).astype(np.float32)
         for name, images in (("held out", clean), ("train", tried))
     }
-    path = np.asarray(descend(jnp.asarray(noisy["train"])))
+    path = finite("descents", descend(jnp.asarray(noisy["train"])), UNSTABLE)
     best = int(np.argmin([error(path[:, i], tried) for i in range(path.shape[1])]))
-    denoised = np.asarray(descend(jnp.asarray(noisy["held out"])))[:, best]
+    denoised = finite("descents", descend(jnp.asarray(noisy["held out"])), UNSTABLE)[:, best]
     by_name = {
         "noisy": noisy["held out"],
         "denoised": denoised,
@@ -362,7 +359,7 @@ def report(
 
 def health_curves(run: Run, figure_class: Any) -> Any:
     """What tells how the chains fare, against the step, from metrics.csv."""
-    rows = run.rows()
+    rows = [row for row in run.rows() if "energy_gap" in row]  # some may be lost
     steps = [int(row["step"]) for row in rows]
     figure = figure_class(figsize=(9, 4.4), layout="constrained")
     names = {

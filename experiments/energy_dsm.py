@@ -29,8 +29,9 @@ from ebm_jax.samplers import ula
 from ebm_jax.sharding import spread
 from ebm_jax.targets import Target
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
+from experiments._flags import UNSTABLE, check_flags, finite
 from experiments._run import Run, command
-from experiments._train import fresh_batches, train
+from experiments._train import fresh_batches, mesh_for, train
 
 HALF_WIDTH = 6.0  # of the square of quadrature; the laws lie within about 4
 Name = Literal["eight_gaussians", "two_spirals", "rings", "moons", "pinwheel", "checkerboard"]
@@ -66,6 +67,8 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
+    mesh_for(batch_size)
     run = Run(f"energy_dsm-{data}", out, config)
     if run.is_done():
         return
@@ -113,7 +116,8 @@ def sample(energy: EnergyFn, count: int, steps: int, step_size: float, seed: int
         state, _ = run_chain(kernel, key_chain, start, steps)
         return state.x
 
-    return chain(example_keys(jax.random.key(seed + 2), jnp.arange(count)))
+    ends = chain(example_keys(jax.random.key(seed + 2), jnp.arange(count)))
+    return jnp.asarray(finite("chains", ends, UNSTABLE))
 
 
 def judge(

@@ -14,7 +14,6 @@ depends on n, so compare it within its column, or with a published one of the sa
 Extracting features takes about a sixth of a second an image on two cores.
 """
 
-import json
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +28,8 @@ from rich.table import Table
 from ebm_jax import metrics
 from ebm_jax.data import Pixels, load, to_unit
 from ebm_jax.distributed import is_first
+from experiments._flags import check_flags
+from experiments._folder import as_json, write_whole
 from experiments._judge import Embed, Outputs, class_figures, figures, pixel_features
 from experiments._run import RunError, command, progress, say
 
@@ -63,8 +64,7 @@ def main(
         out: the JSON file.
         seed: of the halves and subsets.
     """
-    if batch_size < 1:
-        raise RunError(f"--batch-size got {batch_size}: give at least 1.")
+    check_flags({"batch_size": batch_size, "seed": seed})
     try:
         protocol, embed = network(features, weights, batch_size)
         found, sizes = evaluate(
@@ -81,7 +81,7 @@ def main(
     packages = {name: version(name) for name in ("ebm_jax", "jax", "jaxlib", "numpy", "scipy")}
     record = {"figures": table, "protocol": protocol, **sizes, "seed": seed, "versions": packages}
     if is_first():
-        Path(out).write_text(json.dumps(record, indent=2))
+        write_whole(Path(out), as_json(record))
     say(f"written to {out}")
 
 

@@ -25,7 +25,8 @@ from ebm_jax.keys import example_keys
 from ebm_jax.nets.conv import halve
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
-from experiments._denoiser import train_edm
+from experiments._denoiser import check_edm, train_edm
+from experiments._flags import UNSTABLE, check_flags, described, finite
 from experiments._run import Run, command, say
 
 SHOWN = 10  # images in the figure
@@ -59,7 +60,10 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    check_edm(images, channels=channels, patch=patch)
     run = Run("inpaint", out, config)
     if run.is_done():
         return
@@ -86,8 +90,9 @@ def main(
                     conditional = make(x)
                     return samplers.sample(solver, conditional, key, x, times, final_denoise=True)
 
-                found = np.clip(np.asarray(spread(one)(keys, jnp.asarray(truth))), -1, 1)
                 title = f"{task}, {name}"
+                drawn = spread(one)(keys, jnp.asarray(truth))
+                found = np.clip(finite(f"images of {title}", drawn, UNSTABLE), -1, 1)
                 shown[title] = to_uint8(found[:SHOWN])
                 misfit = np.asarray(spread(lambda x, m=measure: m(x))(jnp.asarray(found)))
                 wanted = np.asarray(spread(lambda x, m=measure: m(x))(jnp.asarray(truth)))

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from ebm_jax import likelihood, noise
 from ebm_jax.data import dequantize, load_split
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
-from experiments._denoiser import CELL, flow_bits, over_images, train_edm
+from experiments._denoiser import CELL, check_edm, flow_bits, over_images, train_edm
+from experiments._flags import check_counts, check_flags, described
 from experiments._run import Run, RunError, command
 
 Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Scalar]
@@ -57,11 +58,15 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
     if min(bound_levels) < 2:
         raise RunError(f"--bound-levels got {bound_levels}: give numbers of at least 2.")
     if min(num_images, num_exact) < 2:
         raise RunError("--num-images and --num-exact: give at least 2, for a standard error.")
+    check_counts(images, held_out)
+    check_edm(images, channels=channels, patch=patch)
     run = Run("likelihood", out, config)
     if run.is_done():
         return

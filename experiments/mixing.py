@@ -31,6 +31,7 @@ from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.targets import Target, gaussian
 from ebm_jax.types import EnergyFn, PRNGKey, Scalar
+from experiments._flags import UNSTABLE, finite
 from experiments._run import Run, command, progress, say
 
 SHIFT = 2.0  # standard deviations: KL = SHIFT^2 / 2
@@ -98,8 +99,9 @@ def main(
     """
     config = {name: value for name, value in locals().items() if name != "out"}
     run = Run("mixing", out, config)
-    if run.is_done():
+    if run.is_done(products=("report.html",)):
         return
+    run.keep_rows_until(0)  # all are measured anew
     rows: list[dict[str, Any]] = []
     with progress("mixing", len(METHODS) * len(dimensions)) as advance:
         for name, method in METHODS.items():
@@ -138,12 +140,14 @@ def measure(
     memory, evaluations = method.steps(d), method.evaluations(d)
     first = trace(kernel, law, jnp.zeros(d).at[0].set(SHIFT), 2 * memory)
     path, _ = first(example_keys(jax.random.fold_in(key, 1), jnp.arange(num_chains)))
+    finite("chains", path, UNSTABLE)
     draw = trace(kernel, law, jnp.zeros(d), memories * memory)
     keys = example_keys(jax.random.fold_in(key, 2), jnp.arange(num_long))
     jax.block_until_ready(draw(keys))  # compiles
     start = time.perf_counter()
     long, accepted = jax.block_until_ready(draw(keys))
     seconds = time.perf_counter() - start
+    finite("chains", long, UNSTABLE)
     ess = float(metrics.effective_sample_size(long))
     return {
         "step size": float(step_size),

@@ -29,6 +29,7 @@ from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.targets import gaussian_mixture
 from ebm_jax.types import NoisyScoreFn, PRNGKey
+from experiments._flags import UNSTABLE, check_flags, finite
 from experiments._run import Run, RunError, command, say
 
 Sampler = Callable[[PRNGKey], Array]
@@ -66,11 +67,12 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
+    if 2 * distance <= scale / 5:
+        raise RunError(f"--distance got {distance}: give more than a tenth of --scale {scale}.")
     run = Run("mode_weights", out, config)
     if run.is_done():
         return
-    if not weight < 1:
-        raise RunError(f"--weight got {weight}: give a number between 0 and 1.")
     means = jnp.array([[-distance / 2, 0.0], [distance / 2, 0.0]])
     weights = jnp.array([weight, 1 - weight])
     law = gaussian_mixture(means, scale, weights)
@@ -104,7 +106,7 @@ def main(
         draw = spread(sampler)
         jax.block_until_ready(draw(keys))  # compiles
         start = time.perf_counter()
-        x = np.asarray(draw(keys))
+        x = finite(f"chains of {name}", draw(keys), UNSTABLE)
         seconds = time.perf_counter() - start
         left = np.mean(x[:, 0] < 0)
         error = np.sqrt(left * (1 - left) / num_chains)

@@ -38,8 +38,9 @@ from ebm_jax.nets import RealNVP
 from ebm_jax.sharding import spread
 from ebm_jax.targets import Target, log_density
 from ebm_jax.types import Example, PRNGKey, Scalar
+from experiments._flags import check_flags
 from experiments._run import Run, RunError, command, progress
-from experiments._train import fresh_batches, train
+from experiments._train import fresh_batches, mesh_for, train
 
 HALF_WIDTH = 7.0  # of the square of quadrature; the laws lie within about 4
 NEWTON_STEPS = 12
@@ -76,6 +77,8 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
+    mesh_for(batch_size)
     run = Run(f"nce_logz-{data}", out, config)
     if run.is_done():
         return

@@ -28,7 +28,6 @@ from ebm_jax.data import (
     Images,
     Rows,
     batch_indices,
-    largest_distance,
     load_split,
     to_uint8,
     to_unit,
@@ -38,6 +37,8 @@ from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.samplers import annealed_langevin_path
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
+from experiments._denoiser import check_denoiser
+from experiments._flags import UNSTABLE, check_flags, check_judged, described, finite
 from experiments._run import Run, RunError, command, progress, say
 from experiments._train import train
 
@@ -81,21 +82,26 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    net = ConvScore(channels, blocks)
+    check_judged(images, held_out, num_samples)
+    check_denoiser(images, net, batch_size)
+    x = to_unit(images.pixels[:])
+    try:
+        sigmas = noise.geometric(float(largest_distance(x[:2000])), sigma_min, num_levels)
+    except ValueError as error:
+        raise RunError(f"--sigma-min: {error}") from error
     run = Run("ncsn", out, config)
     if run.is_done():
         return
-    x = to_unit(images.pixels[:])
     num_samples = num_samples or min(len(held_out.pixels), 1000)
-    sigmas = noise.geometric(float(largest_distance(x[:2000])), sigma_min, num_levels)
     say(f"{len(x)} images of {x.shape[1:]}, {len(held_out.pixels)} held out")
     say(f"levels {sigmas[0]:.3g} to {sigmas[-1]:.3g} in a ratio of {sigmas[0] / sigmas[1]:.3g}")
 
-    net = ConvScore(channels, blocks)
-    try:
-        params = net.lazy_init(jax.random.key(seed), jax.ShapeDtypeStruct(x[0].shape, x.dtype), 0.0)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    like = jax.ShapeDtypeStruct(x[0].shape, x.dtype)
+    params = net.lazy_init(jax.random.key(seed), like, jnp.float32(0.0))
     sigma_data = float(x.std())
 
     def denoiser(params: PyTree) -> DenoiseFn:
@@ -189,7 +195,11 @@ def draw_samples(
     """Samples in [-1, 1], denoised at the end, and the levels' ends of the first SHOWN_PATHS.
 
     Sample i depends on (seed, i) alone.
+
+    Raises:
+        RunError: if some samples are not finite.
     """
+    chunk = min(CHUNK, count)
 
     @spread
     def draw(key: PRNGKey) -> tuple[Array, Array]:
@@ -207,13 +217,14 @@ def draw_samples(
 
     samples, paths = [], []
     with progress("sample", count) as advance:
-        for first in range(0, count, CHUNK):
-            index = first + jnp.arange(CHUNK)
+        for first in range(0, count, chunk):
+            index = first + jnp.arange(chunk)
             x, path = draw(example_keys(jax.random.key(seed + 1), index))
             samples.append(np.asarray(x))
             paths.append(np.asarray(path[: max(0, SHOWN_PATHS - first)]))
-            advance(min(CHUNK, count - first))
-    return np.concatenate(samples)[:count], np.concatenate(paths)
+            advance(min(chunk, count - first))
+    whole = finite("samples", np.concatenate(samples)[:count], UNSTABLE)
+    return whole, np.concatenate(paths)
 
 
 def report(

@@ -24,9 +24,10 @@ from ebm_jax.data import Pixels, dequantize, load_split, mirror
 from ebm_jax.nets.precondition import RawFn
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
-from experiments._denoiser import CHUNK, draw_images, levelled_batches
+from experiments._denoiser import draw_images, levelled_batches
+from experiments._flags import check_flags, check_network, described
 from experiments._run import Run, RunError, command, say
-from experiments._train import train
+from experiments._train import mesh_for, train
 
 
 def main(
@@ -55,6 +56,7 @@ def main(
         seed: seed of everything.
     """
     config = {key: value for key, value in locals().items() if key != "out"}
+    check_flags(config)
     try:
         recipe = recipes.recipe(name)
     except ValueError as error:
@@ -62,10 +64,13 @@ def main(
     if not data:
         raise RunError("--data is missing: give an .npz or a folder of images, such as CIFAR-10.")
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    steps, batch = num_steps or recipe.num_steps, batch_size or recipe.batch_size
+    check_network(partial(init, recipe), images.pixels.shape[1:])
+    mesh_for(batch)
     run = Run(name.replace("/", "_"), out, config)
     if run.is_done():
         return
-    steps, batch = num_steps or recipe.num_steps, batch_size or recipe.batch_size
     if (steps, batch) != (recipe.num_steps, recipe.batch_size):
         say(
             f"not as published: {steps} steps of {batch}, {recipe.num_steps} of {recipe.batch_size}"
@@ -73,10 +78,7 @@ def main(
     changes = ({"dtype": jnp.bfloat16} if bfloat16 else {}) | ({"remat": True} if remat else {})
     recipe = recipe._replace(net=recipe.net.clone(**changes))
     like = jnp.zeros(images.pixels.shape[1:])
-    try:
-        params = jax.jit(partial(init, recipe))(jax.random.key(seed), like)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    params = jax.jit(partial(init, recipe))(jax.random.key(seed), like)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{name} ({recipe.source}): {type(recipe.net).__name__} of {count:,} parameters")
     state = train(
@@ -94,7 +96,7 @@ def main(
     )
     with run.clock("sample"):
         draw = partial(draw_one, recipe, state.ema, like)
-        samples = draw_images(draw, num_samples, seed + 1, chunk=min(CHUNK, num_samples))
+        samples = draw_images(draw, num_samples, seed + 1)
     np.savez_compressed(run.folder / "samples.npz", samples=samples)
     report(run, recipe, samples, held_out.pixels)
     run.finish({"parameters": count, "steps": steps, "samples": len(samples)})

@@ -16,7 +16,8 @@ import numpy as np
 from ebm_jax import noise, samplers
 from ebm_jax.data import load_split
 from ebm_jax.types import Example, PRNGKey
-from experiments._denoiser import draw_images, train_edm
+from experiments._denoiser import check_edm, draw_images, train_edm
+from experiments._flags import check_flags, check_judged, described
 from experiments._run import Run, command
 
 PROCESSES = {
@@ -54,7 +55,11 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    check_judged(images, held_out, num_samples)
+    check_edm(images, channels=channels, patch=patch)
     run = Run("schedule_swap", out, config)
     if run.is_done():
         return

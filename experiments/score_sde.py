@@ -23,6 +23,7 @@ from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.noise import Process
 from ebm_jax.types import Example, PRNGKey
 from experiments._denoiser import (
+    check_denoiser,
     draw_images,
     draw_paths,
     flow_bits,
@@ -31,6 +32,7 @@ from experiments._denoiser import (
     report,
     train_denoiser,
 )
+from experiments._flags import check_flags, check_judged, described
 from experiments._run import Run, command
 
 PROCESSES = {
@@ -87,7 +89,12 @@ def main(
         seed: seed of everything.
     """
     config = {name: value for name, value in locals().items() if name != "out"}
+    check_flags(config)
     images, held_out = load_split(data)
+    config |= described(images, held_out)
+    net = ConvScore(channels, blocks, patch)
+    check_judged(images, held_out, num_samples)
+    check_denoiser(images, net, batch_size)
     run = Run("score_sde", out, config)
     if run.is_done():
         return
@@ -98,7 +105,7 @@ def main(
         run,
         images,
         held_out,
-        ConvScore(channels, blocks, patch),
+        net,
         scaled,
         losses.noise_conditional,
         lambda u: law.level(law.t_min + (law.t_max - law.t_min) * jnp.clip(u, 1e-3, 1.0)),

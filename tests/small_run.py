@@ -53,7 +53,7 @@ def main(
     _train.SECONDS_BETWEEN_CHECKPOINTS = seconds_between_checkpoints
     config = {"num_steps": num_steps, "batch_size": batch_size, "steps_per_call": steps_per_call}
     run = Run("small", out, config | {"one_scan": one_scan})
-    if run.is_done():
+    if run.is_done(products=("samples.npz",)):
         return
     net = EnergyMLP(HIDDEN)
     keys = example_keys(jax.random.key(seed), jnp.arange(512))

@@ -298,8 +298,11 @@ def test_a_damaged_newest_is_told_of_set_aside_and_saved_again(tmp_path, damage)
         assert bits(back) == bits({**NOISE, "step": jnp.int32(4)})
         assert len(told) == 1
         assert told[0].startswith(f"the checkpoint of step 6 in {tmp_path} is damaged (its file ")
-        assert told[0].endswith("of step 4 is used instead, and the damaged one is now 6.damaged.")
+        assert "of step 4 is used instead. The next save renames it to 6.damaged." in told[0]
         assert checkpoints.latest_step == checkpoints.best_step == 4
+        assert checkpoints.restore(NOISE)["step"] == 4
+        assert len(told) == 1  # said once
+        assert {folder.name for folder in tmp_path.iterdir()} == {"2", "4", "6"}
         checkpoints.save(5, back, {"loss": -5})
         checkpoints.save(6, back, {"loss": -6})
         assert checkpoints.latest_step == checkpoints.best_step == 6
@@ -344,6 +347,51 @@ def test_a_damaged_best_is_refused(tmp_path):
         pytest.raises(CheckpointError, match=r"best checkpoint .* of step 4, is damaged: its file"),
     ):
         checkpoints.restore_best(NOISE)
+
+
+# ---- readers
+
+
+def test_who_reads_does_not_disturb_a_save_in_flight(tmp_path, monkeypatch):
+    """Not by opening, not by restoring, not by leaving; the writer's next save works too."""
+    saved(tmp_path, (2, 4))
+    truncate(data_file(tmp_path / "4"))
+    left = tmp_path / f"3{folder_module.UNFINISHED}-1"
+    left.mkdir()
+    slowed(monkeypatch, seconds=0.5)
+    with Checkpoints(tmp_path, tell=lambda _: None) as writer:
+        writer.restore(NOISE)
+        writer.save(5, NOISE)
+        assert not left.exists()  # of a writer that was killed
+        before = {path.name for path in tmp_path.iterdir()}
+        assert "4.damaged" in before
+        with Checkpoints(tmp_path) as reader:
+            assert reader.restore(NOISE)["step"] == 2
+        assert {path.name for path in tmp_path.iterdir()} == before
+        assert writer.latest_step == 5
+        writer.save(6, NOISE)
+        assert writer.latest_step == 6
+
+
+def test_who_reads_leaves_all_as_it_is(tmp_path):
+    saved(tmp_path, (2, 4))
+    truncate(data_file(tmp_path / "4"))
+    (tmp_path / f"6{folder_module.UNFINISHED}-1").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    with Checkpoints(tmp_path, tell=lambda _: None) as reader:
+        assert reader.restore(NOISE)["step"] == 2
+        assert reader.latest_step == 2
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_wall_clock_set_forward_during_a_save_does_no_harm(tmp_path, monkeypatch):
+    slowed(monkeypatch, seconds=0.3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, NOISE)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        checkpoints.wait()
+        assert checkpoints.latest_step == 1
 
 
 # ---- failures of a save

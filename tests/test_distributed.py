@@ -263,6 +263,12 @@ def test_half_a_place_is_refused(place):
         distributed.join(*place)
 
 
+@pytest.mark.parametrize("coordinator", ["junk", "junk:", ":1234", "here:0", "here:65536", "a:b"])
+def test_what_is_no_address_is_refused_at_once(coordinator):
+    with pytest.raises(distributed.JoinError, match=r"give host:port of the first process"):
+        distributed.join(coordinator, 2, 0)
+
+
 @pytest.mark.parametrize(
     ("environment", "count"),
     [

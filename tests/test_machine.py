@@ -43,6 +43,8 @@ def run_small(folder, **options):
         (("--accumulate", "8", "--mesh", "data=4"), "--accumulate 8 makes a batch of 2 for"),
         (("--profile", "9-3"), "--profile got '9-3'"),
         (("--num-processes", "2"), "give all three"),
+        (("--mesh", "data=100000"), "--mesh: 100000 devices in one process: give at most 1024"),
+        (("--coordinator", "junk", "--num-processes", "2", "--process-id", "0"), "give host:port"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused_in_one_sentence(flags, word, tmp_path):

@@ -20,6 +20,7 @@ from ebm_jax.data import (
     load_split,
     memory,
     named,
+    network,
     prepare,
     prepared,
     square,
@@ -334,6 +335,39 @@ def test_free_memory_is_that_of_the_machine_or_of_a_narrower_container(tmp_path,
         assert found == pytest.approx(machine, rel=0.2) if expected is None else found == expected
 
 
+def test_without_a_network_a_set_is_refused_at_once_and_the_flag_for_its_files_named(monkeypatch):
+    """tensorflow-datasets itself tries ten times, for minutes."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(named, "no_answer", lambda url: "the host does not answer (no route)")
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", pytest.fail)
+    with pytest.raises(DataError, match=r"no route.*--name mnist --originals DIR"):
+        prepare("mnist")
+
+
+def test_a_host_answers_by_whatever_status_and_a_closed_door_does_not():
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        url = f"http://127.0.0.1:{server.server_port}/file.gz"
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        assert network.no_answer(url, timeout=5.0) == ""
+        thread.join()
+    said = network.no_answer(url, timeout=5.0)
+    assert said.startswith("127.0.0.1")
+    assert "does not answer" in said
+
+
 # ---- CelebA
 
 
@@ -378,6 +412,7 @@ def test_celeb_a_holds_the_published_jpegs_and_tables(source, tmp_path, monkeypa
         return {key: tmp_path / infos[url].filename for key, url in urls.items()}
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
+    monkeypatch.setattr(named, "no_answer", lambda url: "")
     folder = prepare("celeb_a", tmp_path if source == "folder" else None)
     builder = tfds.builder_from_directory(str(folder))
     by_bytes = {content: name for name, content in faces.items()}

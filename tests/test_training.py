@@ -409,6 +409,50 @@ def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is():
     assert (error.value.step, error.value.quantity) == (5, "grad_norm")
 
 
+def spoil(part, at):
+    """`make_step` whose update number `at` leaves one entry of a part of the state NaN."""
+    step = make_step(squared_error, momentum())
+
+    def spoiled_step(state, batch):
+        new, metrics = step(state, batch)
+        now = jnp.where(new.step == at, jnp.nan, 1.0)
+        spoiled = jax.tree.map(lambda leaf: leaf.at[..., 0].multiply(now), getattr(new, part))
+        return new._replace(**{part: spoiled}), metrics
+
+    return spoiled_step
+
+
+@pytest.mark.parametrize("one_scan", [True, False])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("params", "the parameters"),
+        ("ema", "their average"),
+        ("opt_state", "the optimizer's state"),
+        ("memory", "the memory"),
+    ],
+)
+def test_an_update_that_is_not_finite_is_never_yielded_though_its_loss_is(part, name, one_scan):
+    """Not even at the last step, after which no loss would show it."""
+    state = start()._replace(memory=jnp.ones(3))
+    calls = fit(spoil(part, at=7), state, batches, num_steps=7, steps_per_call=3, one_scan=one_scan)
+    for _ in range(2):
+        good, metrics = next(calls)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good[:3]))
+        assert set(metrics) == {"loss", "grad_norm"}  # what is counted is nobody's figure
+    with pytest.raises(TrainingDiverged, match=rf"update of step 7 left \d+ .* in {name}") as error:
+        next(calls)
+    assert (error.value.step, error.value.quantity) == (7, name)
+
+
+def test_an_infinity_that_an_optimizer_starts_from_is_no_divergence():
+    """As of a rule that keeps the best loss so far."""
+    step = make_step(squared_error, momentum())
+    state = start()._replace(memory=jnp.array([jnp.inf, 1.0]))
+    *_, (end, _) = fit(step, state, batches, num_steps=3, steps_per_call=3)
+    assert end.memory[0] == jnp.inf
+
+
 def test_a_figure_of_the_preparing_that_is_not_finite_stops_the_run_by_its_name():
     def prepare(params, key, memory, batch):
         return memory + 1, batch, {"gap": jnp.where(memory == 4, jnp.nan, 0.0)}

@@ -1,6 +1,5 @@
 """The folder of a run's checkpoints: what is saved, kept, passed over and restored."""
 
-import logging
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from ebm_jax.checkpoints.terms import (
     CheckpointError,
     NewestAndBest,
     Save,
-    is_not_of_orbax,
+    checkpointer,
     lowest,
     not_written,
 )
@@ -29,7 +28,8 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of one that is b
 class Checkpoints:
     """The checkpoints of one run, the last `keep` and the best of them kept; a context manager.
 
-    Leaving it waits for the save in flight. Several processes all make the same calls.
+    Leaving it waits for the save in flight. Several processes all make the same calls. Only
+    `save` changes the folder: what only reads may have it open while another process saves.
 
     Args:
         folder: where they live; made if missing. Processes share it.
@@ -51,29 +51,20 @@ class Checkpoints:
         best: str = "loss",
         tell: Callable[[str], object] = warnings.warn,
     ) -> None:
-        from orbax.checkpoint import v1 as ocp  # a second of import that --help does not owe
-
         if keep < 1:
             raise ValueError(f"`Checkpoints` got keep={keep}: give at least 1.")
-        logging.getLogger("absl").addFilter(is_not_of_orbax)
         self.folder = folder
         self._tell = tell
         self._in_flight: Save | None = None
         self._unwritten: OSError | None = None
         self._figures: dict[int, float] = {}
-        options = ocp.options.AsyncOptions(
-            # a function: orbax copies its options deeply, and with a bound method its object
-            post_finalization_callback=lambda: self._finish(),
-            create_directories_asynchronously=False,  # minutes of waiting for one that failed
-            timeout_secs=300,  # of a process whose write failed, until the others give up too
-        )
+        self._damaged: set[int] = set()
+        self._writes = False
         try:
             folder.mkdir(parents=True, exist_ok=True)  # a file is no folder: orbax would take it
-            self._checkpointer = ocp.training.Checkpointer(
-                folder.absolute(),
-                context=ocp.Context(async_options=options),
-                preservation_policy=NewestAndBest(keep, self._figures),
-                cleanup_tmp_directories=True,
+            # a function: orbax copies its options deeply, and with a bound method its object
+            self._checkpointer = checkpointer(
+                folder, NewestAndBest(keep, self._figures), lambda: self._finish()
             )
         except OSError as error:
             raise CheckpointError(f"{folder} cannot hold checkpoints: {error}.") from error
@@ -100,9 +91,8 @@ class Checkpoints:
                 raise
             self._tell(str(failure))  # what is on its way out must not be hidden
         finally:
-            clear(
-                self.folder, f"*{UNFINISHED}*"
-            )  # a failed save may have gone on writing until it was closed
+            if self._writes:  # a failed save may have gone on writing until it was closed
+                clear(self.folder, f"*{UNFINISHED}*")
 
     @property
     def latest_step(self) -> int | None:
@@ -134,6 +124,7 @@ class Checkpoints:
             holds = f"{self.folder} holds the checkpoint of step {newest}"
             mend = "restore that one to go on, or give another folder."
             raise CheckpointError(f"`save` got step {step}, but {holds}: {mend}")
+        self._begin_to_write()
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         self._in_flight = Save(step, size, {name: float(v) for name, v in metrics.items()})
         self._note(step, self._in_flight.metrics)
@@ -166,7 +157,7 @@ class Checkpoints:
     def restore(self, like: PyTree) -> PyTree:
         """The newest checkpoint that is whole, with the shapes, types and placement of `like`.
 
-        Newer, damaged ones are told of and set aside, so that their steps can be saved again.
+        Newer, damaged ones are reported by `tell`, and the next `save` renames them.
 
         Raises:
             CheckpointError: if none is whole, or the newest of them is of another architecture.
@@ -177,8 +168,7 @@ class Checkpoints:
             fault = self._fault(step)
             if not fault:
                 tree = load(self._checkpointer, step, like)
-                if faults:
-                    self._set_aside(faults, step)
+                self._pass_over(faults, step)
                 return tree
             faults[step] = fault
         if not faults:
@@ -202,7 +192,8 @@ class Checkpoints:
         return load(self._checkpointer, step, like)
 
     def _steps(self) -> list[int]:
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        steps = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
+        return sorted(steps - self._damaged)
 
     def _note(self, step: int, metrics: Mapping[str, float]) -> None:
         self._figures.pop(step, None)
@@ -235,16 +226,24 @@ class Checkpoints:
         found = first_says(bool(fault))
         return fault or ("process 0 found it damaged" if found else "")
 
-    def _set_aside(self, faults: Mapping[int, str], used: int) -> None:
-        """Rename the damaged, so that their steps can be saved again, and tell of them."""
-        if is_first():
-            for step, fault in faults.items():
-                aside = self.folder / f"{step}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.folder / str(step)).rename(aside)
-                self._tell(
-                    f"the checkpoint of step {step} in {self.folder} is damaged ({fault}): that of "
-                    f"step {used} is used instead, and the damaged one is now {aside.name}."
-                )
-        wait_for_all("damaged checkpoints are set aside")
-        self._checkpointer.reload()
+    def _pass_over(self, faults: Mapping[int, str], used: int) -> None:
+        """Report damaged checkpoints; nothing is renamed, since this may be a reader."""
+        self._damaged |= faults.keys()
+        for step, fault in faults.items() if is_first() else ():
+            self._tell(
+                f"the checkpoint of step {step} in {self.folder} is damaged ({fault}): that of "
+                f"step {used} is used instead. The next save renames it to {step}.damaged."
+            )
+
+    def _begin_to_write(self) -> None:
+        """Remove what killed writers left, and rename damaged checkpoints; no reader does."""
+        if not self._writes:
+            clear(self.folder, f"*{UNFINISHED}*")
+        for step in self._damaged if is_first() else ():
+            aside = self.folder / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+        if self._damaged or not self._writes:
+            wait_for_all("the folder of checkpoints is clean")
+            self._checkpointer.reload()
+        self._writes, self._damaged = True, set()

@@ -4,9 +4,14 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+
+SECONDS_FOR_OTHERS = 300  # until the other processes give up on one whose write failed
+A_CENTURY = 3_000_000_000  # orbax reads the wall clock, which may be set forward during a save
 
 
 class CheckpointError(RuntimeError):
@@ -38,6 +43,24 @@ class NewestAndBest(NamedTuple):
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
         kept = {*steps[-self.keep :], lowest(steps, self.figures)}
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def checkpointer(folder: Path, kept: NewestAndBest, finish: Callable[[], None]) -> Any:
+    """Returns orbax's checkpointer of a folder, which calls `finish` before it renames a save."""
+    from orbax.checkpoint import v1 as ocp  # a second of import that --help does not owe
+
+    logging.getLogger("absl").addFilter(is_not_of_orbax)
+    options = ocp.options.AsyncOptions(
+        post_finalization_callback=finish,
+        create_directories_asynchronously=False,  # minutes of waiting for one that failed
+        timeout_secs=SECONDS_FOR_OTHERS if jax.process_count() > 1 else A_CENTURY,
+    )
+    return ocp.training.Checkpointer(
+        folder.absolute(),
+        context=ocp.Context(async_options=options),
+        preservation_policy=kept,
+        cleanup_tmp_directories=False,
+    )
 
 
 def lowest(steps: Sequence[int], figures: Mapping[int, float]) -> int | None:

@@ -27,6 +27,7 @@ from PIL import Image
 from ebm_jax.data.descriptions import INFO
 from ebm_jax.data.idx import read_idx
 from ebm_jax.data.images import DataError, reading, wrong
+from ebm_jax.data.network import no_answer
 from ebm_jax.data.pictures import open_image, upright
 from ebm_jax.data.prepared import tensorflow_datasets
 from ebm_jax.data.views import square
@@ -129,6 +130,9 @@ def prepare(name: str, originals: Path | None = None) -> Path:
         found = f"{folder} is there without its {INFO}"
         raise wrong(found, "a prepared set or no folder", "remove the folder and try again")
     builder = _builder(name)
+    if originals is None and (why := no_answer(next(iter(builder.url_infos)))):
+        mend = f"give its files: python -m experiments.prepare --name {name} --originals DIR"
+        raise wrong(f"'{name}' cannot be downloaded: {why}", "a network", mend)
     with tempfile.TemporaryDirectory() as scratch:
         split = builder._split_generators
 

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp")
+MOST_SIMULATED = 1024  # devices of one process: each has threads of its own
 
 
 def use_all_cores(num_devices: int | None = None) -> None:
@@ -15,7 +16,15 @@ def use_all_cores(num_devices: int | None = None) -> None:
 
     Call it before the first computation. It changes nothing where there is an
     accelerator, nor where `JAX_NUM_CPU_DEVICES` or an earlier setting chose a number.
+
+    Raises:
+        ValueError: for more than 1,024, which a process cannot simulate.
     """
+    if num_devices is not None and num_devices > MOST_SIMULATED:
+        raise ValueError(
+            f"{num_devices} devices in one process: give at most {MOST_SIMULATED}, or start more "
+            "processes."
+        )
     if jax.config.values["jax_num_cpu_devices"] < 1:
         count = num_devices or len(os.sched_getaffinity(0))
         jax.config.update("jax_num_cpu_devices", count)

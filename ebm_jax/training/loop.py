@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ebm_jax._checks import check_count
 from ebm_jax.training.step import Metrics, TrainState
@@ -13,16 +14,24 @@ from ebm_jax.training.step import Metrics, TrainState
 Program = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
+UPDATED = "entries that are not finite in "  # begins the names of what is counted of a new state
+
+
 class TrainingDiverged(RuntimeError):
-    """A loss or gradient was not finite.
+    """A loss, a gradient or an updated state was not finite.
 
     Attributes:
         step: the first step, counted from 1, at which that happened.
-        quantity: the name of the metric that was not finite, "loss" if that was one.
+        quantity: the name of the metric that was not finite, "loss" if that was one; or the
+            part of the state that the step's update left so.
     """
 
     def __init__(self, step: int, quantity: str, value: float) -> None:
-        super().__init__(f"training diverged: {quantity} was {value} at step {step}")
+        what = f"{quantity} was {value} at step {step}"
+        if quantity.startswith(UPDATED):
+            quantity = quantity.removeprefix(UPDATED)
+            what = f"the update of step {step} left {int(value)} {UPDATED}{quantity}"
+        super().__init__(f"training diverged: {what}")
         self.step = step
         self.quantity = quantity
 
@@ -62,15 +71,17 @@ def fit(
         The state, and the metrics of the call's steps as arrays of shape (count,).
 
     Raises:
-        TrainingDiverged: if a metric is not finite.
+        TrainingDiverged: if a metric or the updated state is not finite.
         ValueError: if `steps_per_call` is not positive.
     """
     check_count("fit", steps_per_call=steps_per_call)
 
-    def first_of_batches(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
-        return step(state, jax.tree.map(lambda leaf: leaf[0], batches))
+    counted = partial(_counted, step)
 
-    fn = partial(jax.lax.scan, step) if one_scan else first_of_batches
+    def first_of_batches(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        return counted(state, jax.tree.map(lambda leaf: leaf[0], batches))
+
+    fn = partial(jax.lax.scan, counted) if one_scan else first_of_batches
     program = _compiled_once(fn, state, announce)
     many_steps = partial(_one_scan if one_scan else _step_by_step, program, batches, watch)
     done, stopped = int(state.step), False
@@ -79,6 +90,7 @@ def fit(
         state, rows, stopped = many_steps(state, done, count)
         metrics = jax.tree.map(np.asarray, rows)
         _raise_if_not_finite(metrics, done)
+        metrics = {k: v for k, v in metrics.items() if not k.startswith(UPDATED)}
         done += len(metrics["loss"])
         yield state, metrics
 
@@ -143,10 +155,39 @@ def _compiled_once(
     return call
 
 
+def _counted(step: Program, old: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+    """`step`, with the number of entries of the new state that are not finite in its metrics.
+
+    An optimizer or a memory may hold such entries from the start (a best loss of infinity): of
+    these two, those count that were finite before.
+    """
+    new, metrics = step(old, batch)
+
+    def count(part: PyTree, before: PyTree = None) -> Array:
+        were = part if before is None else before
+        bad = [
+            jnp.sum(~jnp.isfinite(leaf) & (before is None or jnp.isfinite(was)))
+            for leaf, was in zip(jax.tree.leaves(part), jax.tree.leaves(were), strict=True)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        ]
+        return sum(bad, jnp.zeros((), jnp.int32))
+
+    counts = {
+        "the parameters": count(new.params),
+        "their average": count(new.ema),
+        "the optimizer's state": count(new.opt_state, old.opt_state),
+        "the memory": count(new.memory, old.memory),
+    }
+    return new, metrics | {UPDATED + name: number for name, number in counts.items()}
+
+
 def _raise_if_not_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
-    bad = [
-        (int(np.argmin(np.isfinite(v))), k) for k, v in metrics.items() if not np.isfinite(v).all()
-    ]
-    if bad:
-        index, name = min(bad, key=lambda pair: (pair[0], pair[1] != "loss"))
+    """Raise TrainingDiverged for the first step with a metric, or else a state, not finite."""
+    found = []
+    for order, (name, values) in enumerate(metrics.items()):
+        bad = values > 0 if (counts := name.startswith(UPDATED)) else ~np.isfinite(values)
+        if bad.any():
+            found.append((int(np.argmax(bad)), counts, name != "loss", order, name))
+    if found:
+        index, *_, name = min(found)
         raise TrainingDiverged(first_step + index + 1, name, float(metrics[name][index]))

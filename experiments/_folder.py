@@ -1,0 +1,183 @@
+"""The files of a run's folder: written whole or not at all, read whatever happened to them.
+
+A process that dies, a full disk and an editor all damage files. What is still sound is used, and
+what is not is left out: these functions return None, or fewer rows, and raise nothing for it.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import math
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments._machine import RunError
+
+LOCK = "run.lock"
+UNFINISHED = ".tmp"  # ends the name of a file that is being written
+HELD: dict[Path, int] = {}  # locks of this process
+
+
+def hold(folder: Path) -> None:
+    """Lock a run's folder until `release`, or until this process ends in whatever way.
+
+    The lock is the operating system's, so that a dead process holds none; the file that carries
+    it names the process. A file system without locks is used without one.
+
+    Raises:
+        RunError: if another process holds the lock; it names that process.
+        OSError: if the folder cannot be written.
+    """
+    path = (folder / LOCK).absolute()
+    if path in HELD and path.exists():
+        return
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        who = os.read(file, 200).decode(errors="replace").strip() or "another process"
+        os.close(file)
+        raise RunError(
+            f"{folder} is in use by {who}: wait until that has ended, stop it, or give another "
+            "folder by --out."
+        ) from error
+    except OSError:  # the file system has no locks
+        pass
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    HELD[path] = file
+
+
+def release(folder: Path) -> None:
+    """Let go of the lock of a run's folder, if this process holds it."""
+    file = HELD.pop((folder / LOCK).absolute(), None)
+    if file is not None:
+        os.close(file)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Returns True if there is no such folder, or only what a killed process leaves of a start."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names <= {LOCK, f"config.json{UNFINISHED}"}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, whenever the process dies or the disk is full."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+        os.replace(unfinished, path)
+    except OSError:
+        if unfinished.is_file():
+            unfinished.unlink()
+        raise
+
+
+def as_json(value: Any) -> str:
+    """Returns JSON in which a number that is not finite is null: JSON has no word for it."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {name: finite(inner) for name, inner in value.items()}
+        return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(finite(value), indent=2)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Returns the object of a JSON file, or None if the file holds anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns "name A there, B now" for each name whose values differ, within objects too."""
+    found = []
+    for name in sorted({*there, *now}):
+        old, new = there.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{name} {inner}" for inner in differences(old, new)]
+        elif old != new:
+            old, new = (str(v)[:12] if name == "checksum" else v for v in (old, new))
+            found.append(f"{name} {old} there, {new} now")
+    return found
+
+
+def read_results(path: Path) -> dict[str, float] | None:
+    """Returns the figures of results.json, null as NaN; None if it holds anything else."""
+    found = read_object(path)
+    if found is None or any(isinstance(v, bool | str | list | dict) for v in found.values()):
+        return None
+    return {name: math.nan if value is None else value for name, value in found.items()}
+
+
+def read_rows(path: Path, text: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Returns the sound rows of metrics.csv, their steps ascending; an unsound one is left out.
+
+    A row is sound if its line ends, it has as many cells as the header, which begins with "step",
+    and each cell is a number, but for those of the columns in `text`.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8", errors="replace").replace("\r\n", "\n")
+    except OSError:
+        return []
+    header, *lines = content[: content.rfind("\n") + 1].splitlines() or [""]
+    names = next(csv.reader([header]), [])
+    if names[:1] != ["step"] or len(set(names)) < len(names):
+        return []
+    found: list[dict[str, str]] = []
+    for line in lines:
+        cells = next(csv.reader([line]), []) if "\0" not in line else []
+        row = dict(zip(names, cells, strict=False))
+        if len(cells) != len(names) or not _is_sound(row, text):
+            continue
+        if not found or int(row["step"]) > int(found[-1]["step"]):
+            found.append(row)
+    return found
+
+
+def _is_sound(row: Mapping[str, str], text: Sequence[str]) -> bool:
+    try:
+        for name, cell in row.items():
+            if name not in text:
+                float(cell)
+        return int(row["step"]) > 0
+    except ValueError:
+        return False
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write metrics.csv anew; without rows there is no such file."""
+    rows, text = list(rows), io.StringIO()
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def add_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one row to metrics.csv, which begins anew if its columns are others."""
+    head, line = io.StringIO(), io.StringIO()
+    csv.DictWriter(head, row).writeheader()
+    csv.DictWriter(line, row).writerow(row)
+    there = b""
+    if path.exists():
+        with path.open("rb") as opened:
+            there = opened.readline()
+    is_new = there != head.getvalue().encode()
+    if is_new:
+        path.unlink(missing_ok=True)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write((head.getvalue() if is_new else "") + line.getvalue())
