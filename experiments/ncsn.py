@@ -28,6 +28,7 @@ from ebm_jax.data import (
     Images,
     Rows,
     batch_indices,
+    largest_distance,
     load_split,
     to_uint8,
     to_unit,

@@ -286,8 +286,8 @@ def test_clusters_tell_how_many_processes_they_started(monkeypatch, environment,
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processes.num_in_cluster() == count
-    assert processes.started_by_a_cluster() == (count > 1)
+    assert distributed.num_in_cluster() == count
+    assert distributed.started_by_a_cluster() == (count > 1)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_process_takes_all_gpus_that_it_sees_if_no_other_sees_them(
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processes.one_sees_its_own_devices() == alone
+    assert distributed.one_sees_its_own_devices() == alone
 
 
 @pytest.mark.slow
