@@ -5,8 +5,8 @@
 
 A denoiser D(x, sigma) is trained at log-normal noise levels with EDM's preconditioning and
 weight (arXiv:2206.00364). Samples follow the probability flow by Heun's method over 18 levels,
-35 evaluations each. The same flow gives the exact likelihood of held-out images, in bits a
-dimension with its standard error. Samples are judged against held-out images by figures whose
+35 evaluations each. The same flow gives the exact likelihood of held-out images, in bits per
+dimension with its standard error. Samples are judged against held-out images by metrics whose
 floor is that of other training images against the same.
 
 The default run takes under three minutes on 2 cores.
@@ -20,27 +20,19 @@ import numpy as np
 
 from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split, to_unit
+from ebm_jax.ema import ramped
 from ebm_jax.nets import ConvScore, precondition
-from ebm_jax.types import Example, PRNGKey
-from experiments._denoiser import (
-    check_denoiser,
-    draw_images,
-    draw_paths,
-    flow_bits,
-    over_images,
-    report,
-    train_denoiser,
-)
-from experiments._flags import check_flags, check_judged, described
-from experiments._run import Run, command
-
-CHURN = {"gamma": 0.4, "churn_min": 0.3, "churn_max": 20.0}
+from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
+from ebm_jax.runs.command import command
+from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.drawing import draw_images, draw_paths, flow_bits, over_images
+from ebm_jax.runs.run import Run
 
 
 def main(
+    run: Run,
     *,
     data: str = "digits",
-    out: str = "",
     num_steps: int = 1500,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
@@ -62,8 +54,8 @@ def main(
     """Learn images with a denoiser, draw new ones by Heun's method, and measure its likelihood.
 
     Args:
+        run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        out: the run's folder; runs/edm by default. The same command resumes it.
         num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
@@ -76,65 +68,68 @@ def main(
         patch: side of the squares of pixels that the network sees as one.
         num_levels: noise levels of the sampler; it takes 2 num_levels - 1 evaluations.
         churn: let every step between levels .3 and 20 first add noise, 1.4 times the level:
-            later steps mend what the network got wrong before; wants some 30 levels.
+            later steps correct errors of earlier ones; use some 30 levels.
         sigma_min: lowest noise level of sampler and likelihood; pixels lie in [-1, 1].
-        sigma_max: highest.
+        sigma_max: highest noise level.
         num_samples: samples to draw; by default as many as images were held out, at most 1000.
         num_likelihoods: held-out images whose likelihood is measured.
-        num_probes: random probes of the divergence for each.
+        num_probes: random probes of the divergence for each image.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
     images, held_out = load_split(data)
-    config |= described(images, held_out)
-    net = ConvScore(channels, blocks, patch)
-    check_judged(images, held_out, num_samples)
-    check_denoiser(images, net, batch_size)
-    run = Run("edm", out, config)
-    if run.is_done():
-        return
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    shape = images.pixels.shape[1:]
     sigma_data = float(to_unit(images.pixels[:10_000]).std())
-    denoise = train_denoiser(
-        run,
-        images,
-        held_out,
-        net,
-        partial(precondition.edm, sigma_data=sigma_data),
-        partial(losses.edm, sigma_data=sigma_data),
-        partial(noise.log_normal_level, mean=math.log(level_median), std=level_spread),
-        num_steps=num_steps,
+    churned = partial(samplers.edm, gamma=0.4, churn_min=0.3, churn_max=20.0)
+    recipe = DiffusionRecipe(
+        net=ConvScore(channels, blocks, patch),
+        wrap=partial(precondition.edm, sigma_data=sigma_data),
+        objective=partial(losses.edm, sigma_data=sigma_data),
+        level=partial(noise.log_normal_level, mean=math.log(level_median), std=level_spread),
+        sampler=SolverSampler(
+            churned if churn else samplers.edm,
+            partial(noise.edm, sigma_min=sigma_min, sigma_max=sigma_max),
+            noise.karras(sigma_max, sigma_min, num_levels),
+        ),
+        optimizer=Optimizer(learning_rate, b2=0.99, warm_up=num_steps // 20, decay=True, clip=10.0),
+        ema=ramped(ema_decay),
         batch_size=batch_size,
-        learning_rate=learning_rate,
-        ema_decay=ema_decay,
-        seed=seed,
+        num_steps=num_steps,
+        shape=shape,
+        source="arXiv:2206.00364",
     )
-    process = noise.edm(sigma_min=sigma_min, sigma_max=sigma_max)
-    sigmas = noise.karras(sigma_max, sigma_min, num_levels)
-    solver = samplers.edm(process, **CHURN) if churn else samplers.edm(process)
-    like = jnp.zeros(images.pixels.shape[1:])
-
-    def draw(key: PRNGKey) -> Example:
-        return samplers.sample(solver, denoise, key, like, sigmas, final_denoise=True)
-
+    if not begin_images(run, recipe, images, held_out, num_samples):
+        return
+    model = train_diffusion(run, recipe, images, held_out, seed=seed)
+    num_samples = num_samples or min(len(held_out.pixels), 1000)
     with run.clock("sample"):
-        samples = draw_images(draw, num_samples, seed + 1)
+        samples = draw_images(model.draw, num_samples, seed + 1)
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
-    evaluations = samplers.num_evaluations(solver, sigmas, final_denoise=True)
-    results: dict[str, float] = {"evaluations a sample": evaluations}
+    results: dict[str, float] = {"evaluations per sample": recipe.sampler.evaluations}
+    denoise_fn = model.denoiser()
     with run.clock("likelihood"):
-        bits = flow_bits(denoise, sigma_min=sigma_min, sigma_max=sigma_max, num_probes=num_probes)
+        bits = flow_bits(
+            denoise_fn, sigma_min=sigma_min, sigma_max=sigma_max, num_probes=num_probes
+        )
         mean, error = over_images(bits, held_out.pixels, num_likelihoods, seed + 3)
-    results["bits a dimension, held out"] = float(mean)
-    results["its standard error"] = float(error)
+    results["bits per dimension, held out"] = float(mean)
+    results["bits per dimension, standard error"] = float(error)
     with run.clock("judge"):
-        from experiments._judge import judge_images
+        from ebm_jax.runs.judge import judge_images
 
         results |= judge_images(samples, images, held_out, seed)
-    paths = draw_paths(solver, denoise, like, sigmas, seed + 1)
-    lead = __doc__.split("\n\n")[2]
-    report(run, "Diffusion by EDM", lead, samples, paths, held_out.pixels, results)
+    path = partial(recipe.sampler.path, denoise_fn, like=jnp.zeros(shape))
+    from ebm_jax.runs.page import image_report
+
+    image_report(
+        run,
+        "Diffusion by EDM",
+        f"A denoiser trained on {len(images.pixels)} images of {data}, sampled by Heun's method "
+        f"over {num_levels} noise levels{' with churn' if churn else ''}.",
+        samples,
+        draw_paths(path, seed + 1),
+        held_out.pixels,
+        results,
+    )
     run.finish(results)
 
 

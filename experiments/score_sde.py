@@ -42,7 +42,7 @@ PROCESSES = {
 }
 SOLVERS: dict[str, Callable[[Process], samplers.Solver]] = {
     "em": samplers.euler_maruyama,
-    "pc": lambda process: samplers.predictor_corrector(samplers.ancestral(process), snr=0.16),
+    "pc": lambda process: samplers.predictor_corrector(process, samplers.ancestral, snr=0.16),
     "flow": samplers.heun,
     "adaptive": samplers.heun,  # for the pictures of the way
 }

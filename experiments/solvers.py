@@ -42,9 +42,7 @@ SOLVERS: dict[str, Callable[[Process], samplers.Solver]] = {
     "ancestral": samplers.ancestral,
     "ancestral, large variance": lambda process: samplers.ancestral(process, large_variance=True),
     "Euler-Maruyama": samplers.euler_maruyama,
-    "predictor-corrector": lambda process: samplers.predictor_corrector(
-        samplers.ancestral(process), snr=0.1
-    ),
+    "predictor-corrector": lambda process: samplers.predictor_corrector(process, snr=0.1),
 }
 PROCESSES = {
     "vp": noise.vp(),

@@ -9,7 +9,7 @@ import pytest
 from ebm_jax import checks, noise
 from ebm_jax.composition import mixture, tempered
 from ebm_jax.guidance import diffusion_posterior, posterior
-from ebm_jax.samplers import boxed, ddim, euler_maruyama, hmc, mala, predictor_corrector, run, ula
+from ebm_jax.samplers import boxed, ddim, hmc, mala, predictor_corrector, run, ula
 
 TYPES = (float, np.float32, np.float64, np.array, jnp.float32, jnp.bfloat16, ml_dtypes.bfloat16)
 each_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
@@ -86,7 +86,7 @@ FACTORIES = {
     "`geometric` got num_levels=2.5": lambda: noise.geometric(80.0, 0.1, 2.5),
     "`log_snr_times` got num_steps=2.5": lambda: noise.log_snr_times(noise.vp(), 2.5),
     "`predictor_corrector` got num_corrections=1.5": lambda: predictor_corrector(
-        euler_maruyama(noise.vp()), snr=0.1, num_corrections=1.5
+        noise.vp(), snr=0.1, num_corrections=1.5
     ),
     "`posterior` got num_iterations=1.5": lambda: posterior(
         *MEASURE, noise_std=1.0, num_iterations=1.5

@@ -43,9 +43,7 @@ SOLVERS = {
     "euler": samplers.euler,
     "heun": samplers.heun,
     "euler_maruyama": samplers.euler_maruyama,
-    "predictor_corrector": lambda process: samplers.predictor_corrector(
-        samplers.ancestral(process), snr=0.1
-    ),
+    "predictor_corrector": lambda process: samplers.predictor_corrector(process, snr=0.1),
 }
 ORDERS = {"ddim": 1, "euler": 1, "edm": 2, "heun": 2, "dpm_solver_pp_2m": 2}
 each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
@@ -291,7 +289,7 @@ def test_churn_adds_noise_only_between_its_levels_and_keeps_the_marginal():
 def test_corrections_alone_move_a_wrong_marginal_towards_the_right_one():
     """Many at nearly one time: N(m, s^2 + sigma^2), up to the known bias of a Langevin step."""
     process, sigma, snr = PROCESSES["edm"], 1.0, 0.2
-    solver = samplers.predictor_corrector(samplers.ddim(process), snr=snr, num_corrections=200)
+    solver = samplers.predictor_corrector(process, samplers.ddim, snr=snr, num_corrections=200)
     times = jnp.array([sigma, sigma * 0.9999])
     x = run(solver, times, jnp.full(40_000, 3.0), denoise_fn=gaussian_denoiser)
     variance, step = STD**2 + sigma**2, 2 * snr**2
@@ -301,8 +299,9 @@ def test_corrections_alone_move_a_wrong_marginal_towards_the_right_one():
 def test_a_correction_is_a_langevin_step_of_twice_the_squared_snr_times_the_level():
     """Alone, before a predictor that stays: x + h s(x) + sqrt(2 h) n with h = 2 (snr sigma)^2."""
     process, snr, sigma, x = PROCESSES["edm"], 0.3, 1.5, 2.0
-    stay = samplers.Solver(process, samplers.ddim(process).init, lambda d, k, s, t, u: s, 0)
-    solver = samplers.predictor_corrector(stay, snr=snr)
+    init = samplers.ddim(process).init
+    stay = lambda process: samplers.Solver(process, init, lambda d, k, s, t, u: s, 0)  # noqa: E731
+    solver = samplers.predictor_corrector(process, stay, snr=snr)
     times = jnp.array([sigma, 1.0])
     end = run(solver, times, jnp.full(40_000, x), denoise_fn=gaussian_denoiser)
     step = 2 * (snr * sigma) ** 2
@@ -450,13 +449,11 @@ def test_the_start_is_the_prior_of_the_first_time_not_of_the_last_possible():
         (lambda: samplers.ddim(noise.vp(), eta=1.5), "`ddim` got eta=1.5"),
         (lambda: samplers.edm(noise.vp(), gamma=0.5), "`edm` got gamma=0.5"),
         (
-            lambda: samplers.predictor_corrector(samplers.euler(noise.vp()), snr=0.0),
+            lambda: samplers.predictor_corrector(noise.vp(), samplers.euler, snr=0.0),
             "`predictor_corrector` got snr=0.0",
         ),
         (
-            lambda: samplers.predictor_corrector(
-                samplers.euler(noise.vp()), snr=0.1, num_corrections=0
-            ),
+            lambda: samplers.predictor_corrector(noise.vp(), snr=0.1, num_corrections=0),
             "`predictor_corrector` got num_corrections=0",
         ),
         (

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax._checks import check_range
+from ebm_jax._checks import check_positive, check_range
 from ebm_jax._precision import normal_for, wide_dtype
 from ebm_jax.types import DenoiseFn, Example, NoisyScoreFn, PRNGKey, Scalar
 
@@ -147,16 +147,19 @@ def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
     )
 
 
-def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+def vp(*, beta_min: float = 0.1, beta_max: float = 20.0, t_max: float = 1.0) -> Process:
     """Variance preserving: alpha = exp(-B/2), sigma^2 = 1 - exp(-B) (arXiv:2011.13456).
 
-    B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 is the integral of a linear beta.
+    B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 is the integral of a linear beta. At
+    t_max = 1 the noise level is 152; the 1,000 levels of a DDPM go up to 157, t = 1.004.
     """
     check_range("vp", beta_min, beta_max)
+    check_positive("vp", t_max=t_max)
     integral = _integrated_beta(beta_min, beta_max)
     return Process(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
         sigma=lambda t: jnp.sqrt(-jnp.expm1(-integral(t))),
+        t_max=t_max,
     )
 
 

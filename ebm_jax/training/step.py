@@ -17,6 +17,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ebm_jax.ema import Decay, ramped
 from ebm_jax.keys import example_keys
+from ebm_jax.sharding import Mesh, gather, place_parameters, split_or_copy
 from ebm_jax.types import PRNGKey, Scalar
 
 Loss = Callable[[Any, PRNGKey, Any], Scalar]
@@ -45,11 +46,31 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    params: PyTree, optimizer: optax.GradientTransformation, key: PRNGKey, memory: PyTree = ()
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKey,
+    memory: PyTree = (),
+    *,
+    mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state before the first step; its EMA is a copy of `params`."""
+    """The state before the first step; its EMA is a copy of `params`.
+
+    Args:
+        params: the initial parameters.
+        optimizer: any optax transformation.
+        key: the run's PRNG key.
+        memory: the first memory of `prepare`, such as a replay buffer.
+        mesh: the devices to place the state on, the same as in `make_step`: parameters and
+            what has their shapes in parts along its axis "fsdp", `memory` split over all
+            devices where its first axis divides, everything else on all of them.
+    """
     ema = jax.tree.map(jnp.array, params)
-    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32), key, memory)
+    step = jnp.zeros((), jnp.int32)
+    state = TrainState(params, optimizer.init(params), ema, step, key, memory)
+    if mesh is None:
+        return state
+    placed = place_parameters(state._replace(memory=()), mesh)
+    return placed._replace(memory=split_or_copy(memory, mesh))
 
 
 def make_step(
@@ -59,6 +80,7 @@ def make_step(
     ema_decay: float | Decay = 0.999,
     prepare: Prepare | None = None,
     accumulate: int = 1,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
     """One optimization step on the mean of `loss` over a batch, as a pure function.
 
@@ -72,6 +94,8 @@ def make_step(
             examples, such as moving Markov chains on; no gradient flows through it.
         accumulate: parts in which the gradient of the batch is taken, one after another: their
             mean is the whole one, in the memory of a part.
+        mesh: the devices that the state was placed on by `init_state`: parameters that lie
+            there in parts are gathered where `loss` and `prepare` want them.
 
     Returns:
         step(state, batch) -> (state, metrics); `batch`, and the examples made of it, are
@@ -83,6 +107,9 @@ def make_step(
             divide.
     """
     decay_at = ramped(ema_decay) if isinstance(ema_decay, int | float) else ema_decay
+    if mesh is not None:
+        loss = _of_whole(loss, mesh)
+        prepare = None if prepare is None else _of_whole(prepare, mesh)
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -104,6 +131,15 @@ def make_step(
         return TrainState(params, opt_state, ema, state.step + 1, state.key, memory), metrics
 
     return step
+
+
+def _of_whole(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """fn(params, ...) of parameters that may lie in parts."""
+
+    def of_parts(params: PyTree, *args: Any) -> Any:
+        return fn(gather(params, mesh), *args)
+
+    return of_parts
 
 
 def _mean_over_parts(fn: Callable[..., PyTree], args: PyTree, parts: int) -> PyTree:

@@ -7,6 +7,7 @@ References:
     Song et al., arXiv:2011.13456; Anderson, Reverse-time diffusion equation models, 1982.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array
 from ebm_jax._checks import check_count, check_positive
 from ebm_jax._precision import normal_for
 from ebm_jax.noise import Process
+from ebm_jax.samplers.diffusion.level_solvers import ancestral
 from ebm_jax.samplers.diffusion.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
@@ -56,7 +58,13 @@ def heun(process: Process) -> Solver:
     return plain_solver(process, step, 2, deterministic=True)
 
 
-def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int = 1) -> Solver:
+def predictor_corrector(
+    process: Process,
+    predictor: Callable[[Process], Solver] = ancestral,
+    *,
+    snr: float,
+    num_corrections: int = 1,
+) -> Solver:
     """Langevin steps at each time, then a step of `predictor` to the next.
 
     A correction is x + h s + sqrt(2 h) n with h = 2 (snr sigma)^2. The published
@@ -65,7 +73,8 @@ def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int =
     and a step size that does not see the chain keeps its law to first order.
 
     Args:
-        predictor: any `Solver`; its process is the result's.
+        process: the process that is run back.
+        predictor: makes the solver of the steps between: `ancestral`, `euler_maruyama`.
         snr: signal-to-noise ratio of a correction, positive; .16 is published for both
             VE and VP images. Above 1 the corrections diverge.
         num_corrections: Langevin steps at each time, 1 or more.
@@ -75,7 +84,7 @@ def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int =
     """
     check_positive("predictor_corrector", snr=snr)
     check_count("predictor_corrector", num_corrections=num_corrections)
-    process = predictor.process
+    between = predictor(process)
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, state: Any, t: Scalar, t_next: Scalar) -> Any:
         key_corrections, key_predictor = jax.random.split(key)
@@ -89,7 +98,7 @@ def predictor_corrector(predictor: Solver, *, snr: float, num_corrections: int =
             return moved.astype(x.dtype), None
 
         x, _ = jax.lax.scan(correct, state.x, jnp.arange(num_corrections))
-        return predictor.step(denoise_fn, key_predictor, state._replace(x=x), t, t_next)
+        return between.step(denoise_fn, key_predictor, state._replace(x=x), t, t_next)
 
-    evaluations = num_corrections + predictor.evaluations
-    return Solver(process, predictor.init, step, evaluations)
+    evaluations = num_corrections + between.evaluations
+    return Solver(process, between.init, step, evaluations)

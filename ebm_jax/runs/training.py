@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax.checkpoints import Checkpoints
-from ebm_jax.distributed import first_says, heed_sigterm
+from ebm_jax.distributed import first_says, heed_sigterm, is_first
 from ebm_jax.ema import Decay
 from ebm_jax.keys import example_keys
 from ebm_jax.sharding import (
@@ -36,8 +36,9 @@ from ebm_jax.training import (
     make_step,
 )
 from ebm_jax.types import Example, PRNGKey
-from experiments._machine import MACHINE, TRAINED
-from experiments._run import RESUME, Run, RunError, Stopped, progress, say
+from ebm_jax.runs.endings import RESUME, RunError, Stopped, say
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 SAVED = "saved"  # an empty file of a run of which a checkpoint was saved
@@ -65,6 +66,7 @@ def train(
     memory: PyTree = (),
     roll_backs: int = 0,
     best: str = "loss",
+    save: Callable[[int, PyTree], None] = lambda step, ema: None,
 ) -> TrainState:
     """Train, or resume, until `num_steps`; the arguments are those of `make_step` and `fit`.
 
@@ -88,23 +90,25 @@ def train(
             listed in roll_backs.txt.
         best: the figure of a row whose lowest value marks the checkpoint that is kept besides
             the last ones; none is, where there is no such figure.
+        save: save(step, averaged parameters), called in process 0 beside each checkpoint.
 
     Raises:
         RunError: if training diverged once too often; it names the last good checkpoint.
     """
-    machine, mesh = MACHINE.get(), mesh_for(batch_size)
-    state = placed(init_state(params, optimizer, jax.random.key(seed), memory), mesh)
+    machine, mesh = run.machine, run.machine.mesh_for(batch_size)
+    state = init_state(params, optimizer, jax.random.key(seed), memory, mesh=mesh)
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
     step = make_step(
-        _of_whole(loss, mesh),
+        loss,
         optimizer,
         ema_decay=ema_decay,
-        prepare=prepare and _of_whole(prepare, mesh),
+        prepare=prepare,
         accumulate=machine.accumulate,
+        mesh=mesh,
     )
-    TRAINED.set(True)
+    run.trains = True
     with (
         heed_sigterm() as termination,
         Checkpoints(run.checkpoints, best=best, tell=say) as checkpoints,
@@ -140,7 +144,7 @@ def train(
                 key = jax.random.fold_in(jax.random.key(seed), past)
                 state = state._replace(key=replicate(key, mesh))
             try:
-                state = _follow(run, fit_from, state, checkpoints, num_steps, evaluate)
+                state = _follow(run, fit_from, state, checkpoints, num_steps, evaluate, save)
                 whole = fetch((state.params, state.ema, state.memory))
                 return state._replace(params=whole[0], ema=whole[1], memory=whole[2])
             except TrainingDiverged as error:
@@ -170,34 +174,6 @@ def start_anew(run: Run) -> None:
         say(f"stopped at step {rows[-1]['step']}, before the first save: training starts again")
 
 
-def mesh_for(batch_size: int) -> Mesh:
-    """`data_mesh`, and the RunError of a batch that cannot be divided as the flags say."""
-    parts = MACHINE.get().accumulate
-    if batch_size % parts:
-        raise RunError(f"--accumulate got {parts} for a batch of {batch_size}: it must divide it.")
-    try:
-        return data_mesh(batch_size // parts)
-    except ValueError as error:
-        of = f"--accumulate {parts} makes " if parts > 1 else "there is "
-        mend = "Or start another number of processes or devices."
-        raise RunError(f"{of}{error} {mend}") from error
-
-
-def placed(state: TrainState, mesh: Mesh) -> TrainState:
-    """Parameters and what has their shapes in parts, chains split, the rest everywhere."""
-    parameters = place_parameters(state._replace(memory=()), mesh)
-    return parameters._replace(memory=split_or_copy(state.memory, mesh))
-
-
-def _of_whole(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """fn(params, ...) of parameters that may be in parts."""
-
-    def of_parts(params: PyTree, *args: Any) -> Any:
-        return fn(gather(params, mesh), *args)
-
-    return of_parts
-
-
 def say_memory(compiled: jax.stages.Compiled) -> None:
     """Say what a step takes of a device's memory, and what to do where that is too much."""
     plan = memory_plan(compiled)
@@ -214,6 +190,7 @@ def _follow(
     checkpoints: Checkpoints,
     num_steps: int,
     evaluate: Callable[[PyTree], dict[str, float]],
+    save: Callable[[int, PyTree], None],
 ) -> TrainState:
     """Call for call: a row of metrics.csv, the bar, and a checkpoint now and then."""
     done, past = int(state.step), len(past_roll_backs(run))
@@ -228,12 +205,15 @@ def _follow(
             step, count = int(state.step), len(metrics["loss"])
             means = {name: float(np.mean(values)) for name, values in metrics.items()}
             counts = {"steps_per_second": count / (now - start), "roll_backs": past}
-            row = {"step": step, **means, **counts, **evaluate(fetch(state.ema))}
+            ema = fetch(state.ema)
+            row = {"step": step, **means, **counts, **evaluate(ema)}
             run.add_row(row)
             advance(count, f"loss {means['loss']:.4f}")
             if step == num_steps or first_says(now - saved > SECONDS_BETWEEN_CHECKPOINTS):
                 note_saved(run)
                 checkpoints.save(step, state, row)
+                if is_first():
+                    save(step, ema)
                 saved = now
             start = time.perf_counter()
     step = int(state.step)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax.data import Images, fingerprint
-from experiments._machine import RunError
+from ebm_jax.runs.endings import RunError
 
 MOST = 2**31 - 1  # an index on a device is of 32 bits
 LARGEST_SEED = 2**32 - 1  # keys are made of the lowest 32 bits

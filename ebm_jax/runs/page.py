@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from ebm_jax.data import Pixels
-from experiments._run import Run
+from ebm_jax.runs.run import Run
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 SHOWN = 100  # images in a grid of samples
+SHOWN_TIMES = 20  # times in the picture of the way from noise to samples
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff }
@@ -143,3 +144,32 @@ def plane(
     side = round(len(values) ** 0.5)
     extent = (-half_width, half_width, -half_width, half_width)
     return np.asarray(values).reshape(side, side).T[::-1], extent
+
+
+def image_report(
+    run: Run,
+    title: str,
+    lead: str,
+    samples: np.ndarray,
+    paths: np.ndarray,
+    held_out: Pixels,
+    results: dict[str, float],
+) -> None:
+    """Writes the page of a run on images: samples beside held-out images, their way, metrics."""
+    every = -(-paths.shape[1] // SHOWN_TIMES)
+    strip = paths[:, ::-1][:, ::every][:, ::-1]  # the end is among those shown
+    sections = {
+        "Samples, and held-out images": samples_beside(run, samples, held_out),
+        "From noise to samples": picture(
+            run,
+            "paths",
+            image_grid(strip.reshape(-1, *strip.shape[2:]), strip.shape[1]),
+            "The first samples at times of the solver, in units of sqrt(alpha^2 + sigma^2).",
+        ),
+        "Metrics": table(results),
+        "Training": picture(run, "training", curves(run), "Means between rows."),
+        "Loss by level": picture(
+            run, "levels", level_losses(run), "Of the averaged parameters, at the last step."
+        ),
+    }
+    write_report(run, title, lead, sections)

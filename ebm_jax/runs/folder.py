@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._machine import RunError
+from ebm_jax.runs.endings import RunError
 
 LOCK = "run.lock"
 UNFINISHED = ".tmp"  # ends the name of a file that is being written

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ebm_jax.distributed import is_first
-from experiments._machine import say, stop_if_asked
+from ebm_jax.runs.endings import say, stop_if_asked
 
 SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
 

@@ -1,77 +1,28 @@
-"""What every experiment shares: its command, its folder, its clock and its progress.
+"""A run: one folder with its configuration, metrics, checkpoints, model, samples and report.
 
-A run owns one folder: config.json, metrics.csv, samples.npz, figures, checkpoints/,
-results.json and report.html. The same command again resumes it or says that it is done.
-
-Among several processes, all run the same script, the first alone owns the folder and speaks;
-the others have a copy of its files that nobody sees, and share its checkpoints.
+The same command again resumes it or says that it is done. Among several processes, which all
+run the same program, process 0 writes the folder and prints; the others work on a temporary
+copy of its files and share its checkpoints.
 """
 
 import json
 import shutil
-import signal
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
-import tyro
 
-from ebm_jax.checkpoints import CheckpointError
-from ebm_jax.data import DataError
-from ebm_jax.distributed import JoinError, first_says, is_first, wait_for_all
-from ebm_jax.training import TrainingDiverged
-from experiments import _folder as files
-from experiments._flags import check_flags
-from experiments._machine import (
-    MACHINE,
-    RESUME,
-    SCRATCH,
-    RunError,
-    Stopped,
-    end,
-    end_by_sigint,
-    end_silently,
-    on_machine,
-    say,
-)
-from experiments._progress import progress
+from ebm_jax.distributed import first_says, is_first, wait_for_all
+from ebm_jax.runs import folder as files
+from ebm_jax.runs.endings import SCRATCH, RunError, say
+from ebm_jax.runs.flags import check_flags
+from ebm_jax.runs.machine import ALONE, Machine
 
-__all__ = ["RESUME", "Run", "RunError", "Stopped", "command", "progress", "say"]
 OPEN: list["Run"] = []  # runs whose folders this process has claimed
-
-
-def command(main: Callable[..., None]) -> None:
-    """Run an experiment's `main` with flags from its signature; a failure is a sentence."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # `experiments` set that for its imports
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        tyro.cli(on_machine(main))
-    except Stopped as stop:
-        end(str(stop), 143)  # as of a process that SIGTERM killed
-    except KeyboardInterrupt:
-        end_by_sigint(f"\nstopped: {RESUME} from the last checkpoint")
-    except BrokenPipeError:
-        end_silently(141)  # as of a process that SIGPIPE killed
-    except (RunError, DataError, CheckpointError, JoinError, TrainingDiverged) as error:
-        give_up()
-        end(f"error: {error}")
-    except OSError as error:  # a full or failing disk, wherever it shows
-        give_up()
-        end(f"error: {type(error).__name__}: {error}; {RESUME}")
-    except Exception:
-        give_up()
-        end(traceback.format_exc())
-
-
-def _stop(*_: object) -> None:
-    """The handler of SIGTERM outside of training, which has its own."""
-    raise Stopped(f"stopped: {RESUME} from the last checkpoint")
 
 
 def give_up() -> None:
@@ -81,26 +32,61 @@ def give_up() -> None:
 
 
 class Run:
-    """One run's folder and its clock; the folder is locked until `finish`, or the process ends.
+    """One run: its folder, its clock, and the machine that it runs on.
+
+    Nothing is written before `begin`, so that an experiment can refuse what it is given
+    first. From then on the folder is locked until `finish`, or until the process ends.
 
     Args:
-        experiment: its name; the folder is runs/<experiment> unless `out` says another.
-        out: the folder, or the empty string.
-        config: everything that the run's numbers depend on.
+        experiment: the name of the experiment.
+        out: the folder; runs/<experiment> by default.
+        options: the experiment's flags, on which its results depend.
+        machine: the flags on which they do not depend.
+
+    Attributes:
+        folder: where the run's files are.
+        checkpoints: where its checkpoints are.
+        config: what its results depend on, as JSON: the flags and, from `begin` on, the data.
+        machine: devices, processes, profiling.
+        seconds: how long each part took, compiling apart.
+        trains: True once the run has trained by `runs.train`.
 
     Raises:
-        RunError: if `check_flags` refuses a number, if the folder holds a run of another
-            configuration, or something else, or if another process is at work in it.
+        RunError: if `check_flags` refuses a number.
     """
 
-    def __init__(self, experiment: str, out: str, config: dict[str, Any]) -> None:
-        check_flags(config)
+    def __init__(
+        self,
+        experiment: str,
+        out: str = "",
+        options: Mapping[str, Any] = {},  # noqa: B006  never changed
+        machine: Machine = ALONE,
+    ) -> None:
+        check_flags(options)
         self.folder = Path(out or f"runs/{experiment}")
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder / "checkpoints"  # which all processes share
+        self.config = {"experiment": experiment, **json.loads(json.dumps(dict(options)))}
+        self.machine = machine
+        self.seconds: dict[str, float] = {"compile": 0.0}
+        self.trains = False
         self._writer: Any = None
         self._is_new = False
-        self.config = {"experiment": experiment, **json.loads(json.dumps(config))}
-        self.seconds: dict[str, float] = {"compile": 0.0}
+
+    def begin(
+        self, *, products: Sequence[str] = ("report.html", "samples.npz"), **facts: Any
+    ) -> bool:
+        """Claims the folder; returns False, and prints the results, if the run is done.
+
+        Args:
+            products: the files without which a finished run is not done: what is lost is
+                computed again.
+            facts: what else the results depend on, such as fingerprints of the data.
+
+        Raises:
+            RunError: if the folder holds a run of another configuration, or something else,
+                or if another process is at work in it.
+        """
+        self.config |= json.loads(json.dumps(facts))
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
         self._refuse_another()
         wait_for_all("the run's folder is looked at")
@@ -111,6 +97,7 @@ class Run:
         if not is_first():
             self._work_on_a_copy()
         wait_for_all("the run's folder is copied")
+        return not self._is_done(products)
 
     def _refuse_another(self) -> None:
         """Raise RunError if the folder is of something else than this run."""
@@ -153,7 +140,7 @@ class Run:
         return ""
 
     def give_up(self) -> None:
-        """Let go of the folder, and remove it if this call made it and nothing came of it."""
+        """Lets go of the folder, and removes it if this call made it and nothing came of it."""
         kept = {"config.json", files.LOCK}
         names = {path.name for path in self.folder.rglob("*")}
         if is_first() and self._is_new and names <= {*kept, "checkpoints"}:
@@ -184,11 +171,8 @@ class Run:
         passed = time.perf_counter() - start - (self.seconds["compile"] - compiled)
         self.seconds[name] = self.seconds.get(name, 0.0) + passed
 
-    def is_done(self, products: Sequence[str] = ("report.html", "samples.npz")) -> bool:
-        """Whether the run has finished and its `products` are there; prints its figures if so.
-
-        What is lost or cannot be read is computed again, from the last checkpoint on.
-        """
+    def _is_done(self, products: Sequence[str]) -> bool:
+        """Returns True if the run has finished and its products are there; prints its results."""
         path = self.folder / "results.json"
         if not path.exists():
             return False
@@ -225,7 +209,7 @@ class Run:
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.csv."""
         files.add_row(self.folder / "metrics.csv", row)
-        if MACHINE.get().tensorboard and is_first():
+        if self.machine.tensorboard and is_first():
             self._add_to_tensorboard(row)
 
     def _add_to_tensorboard(self, row: dict[str, Any]) -> None:

@@ -1,0 +1,110 @@
+"""Samplers as plain values: what to run, on which process, over which noise levels.
+
+Each is a function sampler(denoise_fn, key, like) -> one sample, with fields that can be read,
+replaced (`_replace`) and written to a file with the model. `path` returns the states on the
+way, for pictures.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ebm_jax import samplers
+from ebm_jax.calculus import score_from_denoiser
+from ebm_jax.guidance import clamped
+from ebm_jax.noise import Ladder, Process, Times
+from ebm_jax.types import DenoiseFn, Example, PRNGKey
+
+
+class SolverSampler(NamedTuple):
+    """A solver of a reverse process, from the prior at times[0], denoised at the end.
+
+    Attributes:
+        solver: makes the solver of a process: `samplers.ddim`, or a `partial` with options.
+        process: makes the process: `noise.vp`, or a `partial` with options.
+        times: where it stops, latest first: `noise.log_snr_times` or `times_of_levels`.
+        bounds: where every evaluation of the denoiser is clipped to, as DDPM does, or None.
+    """
+
+    solver: Callable[[Process], samplers.Solver]
+    process: Callable[[], Process]
+    times: Times
+    bounds: tuple[float, float] | None = None
+
+    def __call__(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Example:
+        """Returns one sample of the shape of `like`."""
+        solver = self.solver(self.process())
+        return samplers.sample(
+            solver, self._bounded(denoise_fn), key, like, self.times, final_denoise=True
+        )
+
+    def path(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Float[Array, "times *d"]:
+        """Returns the state at every time of the sample that this key draws.
+
+        States are in units of sqrt(alpha^2 + sigma^2), their scale for data of scale 1.
+        """
+        process = self.process()
+        key_start, key_steps = jax.random.split(key)  # as `samplers.sample` does
+        x = process.draw_prior(key_start, like, self.times[0])
+        path = samplers.integrate_path(
+            self.solver(process), self._bounded(denoise_fn), key_steps, x, self.times
+        )
+        scale = jax.vmap(lambda t: jnp.hypot(process.alpha(t), process.sigma(t)))(self.times)
+        return path / scale.reshape(-1, *[1] * like.ndim)
+
+    @property
+    def evaluations(self) -> int:
+        """How often a sample evaluates the denoiser (NFE)."""
+        solver = self.solver(self.process())
+        return samplers.num_evaluations(solver, self.times, final_denoise=True)
+
+    def _bounded(self, denoise_fn: DenoiseFn) -> DenoiseFn:
+        return denoise_fn if self.bounds is None else clamped(denoise_fn, *self.bounds)
+
+
+class AnnealedSampler(NamedTuple):
+    """Annealed Langevin dynamics from noise of the highest level.
+
+    Attributes:
+        sigmas: the ladder of noise levels, highest first.
+        steps: Langevin steps at each level.
+        ratio: step size over sigma^2.
+        final_denoise: True to return the denoised end.
+    """
+
+    sigmas: Ladder
+    steps: int
+    ratio: float
+    final_denoise: bool = True
+
+    def __call__(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Example:
+        """Returns one sample of the shape of `like`."""
+        start, key_chain = self._start(key, like)
+        return samplers.annealed_langevin(
+            score_from_denoiser(denoise_fn), key_chain, start, self.sigmas,
+            steps_per_level=self.steps, step_ratio=self.ratio, final_denoise=self.final_denoise,
+        )  # fmt: skip
+
+    def path(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Float[Array, "levels *d"]:
+        """Returns the chain at the end of every level, in units of sqrt(1 + sigma^2)."""
+        start, key_chain = self._start(key, like)
+        path = samplers.annealed_langevin_path(
+            score_from_denoiser(denoise_fn), key_chain, start, self.sigmas,
+            steps_per_level=self.steps, step_ratio=self.ratio,
+        )  # fmt: skip
+        return path / jnp.sqrt(1 + self.sigmas**2).reshape(-1, *[1] * like.ndim)
+
+    @property
+    def evaluations(self) -> int:
+        """How often a sample evaluates the denoiser (NFE)."""
+        return self.steps * self.sigmas.shape[0] + self.final_denoise
+
+    def _start(self, key: PRNGKey, like: Example) -> tuple[Example, PRNGKey]:
+        key_start, key_chain = jax.random.split(key)
+        return self.sigmas[0] * jax.random.normal(key_start, like.shape, like.dtype), key_chain
+
+
+Sampler = SolverSampler | AnnealedSampler

@@ -1,0 +1,166 @@
+"""Training of a diffusion recipe on images, from checks of its flags to the saved model.
+
+Pixels are dequantized afresh at every step, so that the data have a density and a likelihood
+in bits per dimension means something.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ebm_jax import losses, nets, noise
+from ebm_jax.data import Images, Rows, batch_indices, dequantize, fingerprint
+from ebm_jax.keys import example_keys
+from ebm_jax.recipes import DiffusionRecipe
+from ebm_jax.runs.endings import RunError, say
+from ebm_jax.runs.flags import check_judged
+from ebm_jax.runs.models import FILE, Model, header, save_model
+from ebm_jax.runs.run import Run
+from ebm_jax.runs.training import train
+from ebm_jax.types import Scalar
+
+SHOWN_LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the loss in metrics.csv
+
+
+def begin_images(
+    run: Run, recipe: DiffusionRecipe, images: Images, held_out: Images, num_samples: int | None
+) -> bool:
+    """Checks what a run on images was given and begins it; returns False if it is done.
+
+    Args:
+        run: the run, not begun.
+        recipe: what is to be trained.
+        images: the training images.
+        held_out: the images to judge by.
+        num_samples: how many samples are to be judged, or None for a default.
+
+    Raises:
+        RunError: for too few images or samples, a network that cannot take these images, a
+            batch that cannot be divided, or from `Run.begin`.
+    """
+    check_judged(images, held_out, num_samples)
+    check_recipe(recipe)
+    run.machine.mesh_for(recipe.batch_size)
+    return run.begin(training_images=fingerprint(images), held_out_images=fingerprint(held_out))
+
+
+def check_recipe(recipe: DiffusionRecipe) -> None:
+    """Refuses a network that cannot take images of the recipe's shape; nothing is computed.
+
+    Raises:
+        RunError: with the sentence of the network.
+    """
+    like = jax.ShapeDtypeStruct(recipe.shape, jnp.float32)
+    start = partial(nets.initial_parameters, recipe.net, recipe.wrap)
+    try:
+        jax.eval_shape(start, jax.random.key(0), like)
+    except (ValueError, TypeError) as error:
+        raise RunError(str(error)) from error
+    header(model_of(recipe, ()))  # raises PlainError for what no file could hold
+
+
+def train_diffusion(
+    run: Run, recipe: DiffusionRecipe, images: Images, held_out: Images, *, seed: int
+) -> Model:
+    """Trains, or resumes, a recipe on images; saves its model in the run's folder.
+
+    Args:
+        run: where checkpoints, metrics and the model go.
+        recipe: what is trained.
+        images: the training images, with labels if the recipe has names of classes.
+        held_out: others, whose loss by noise level is measured besides.
+        seed: seed of everything.
+
+    Returns:
+        The model of the averaged parameters.
+
+    Raises:
+        RunError: if training diverged.
+    """
+    like = jnp.zeros(recipe.shape)
+    start = partial(nets.initial_parameters, recipe.net, recipe.wrap)
+    params = jax.jit(start)(jax.random.key(seed), like)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(f"{len(images.pixels)} images of {recipe.shape}, {len(held_out.pixels)} held out")
+    say(f"{type(recipe.net).__name__} of {count:,} parameters")
+
+    def save(step: int, params: PyTree) -> None:
+        about = {"config": run.config, "steps": step, "source": recipe.source}
+        save_model(run.folder / FILE, model_of(recipe, params)._replace(about=about))
+
+    state = train(
+        run,
+        recipe.loss,
+        params,
+        recipe.optimizer.make(recipe.num_steps),
+        levelled_batches(recipe, images, seed),
+        num_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        ema_decay=recipe.ema,
+        steps_per_call=min(100, max(1, recipe.num_steps // 10)),
+        one_scan=False,
+        evaluate=_loss_by_level(recipe, images.pixels[:16], held_out.pixels[:16]),
+        best="held_out_loss",
+        save=save,
+    )
+    return model_of(recipe, state.ema)
+
+
+def model_of(recipe: DiffusionRecipe, params: PyTree) -> Model:
+    """Returns the model that outlives the training of a recipe."""
+    return Model(
+        recipe.net, params, recipe.shape, recipe.wrap, recipe.sampler, names=recipe.names
+    )
+
+
+def levelled_batches(
+    recipe: DiffusionRecipe, images: Images, seed: int
+) -> Callable[[int, int], tuple[Any, ...]]:
+    """The `batches` of `train`: images, noise levels evenly spread over each batch, labels."""
+
+    @jax.jit
+    def draw_levels(steps: Array) -> Array:
+        keys = example_keys(jax.random.key(seed + 2), steps)
+        spread = partial(noise.draw_low_discrepancy, batch_size=recipe.batch_size)
+        return jax.vmap(jax.vmap(recipe.level))(jax.vmap(spread)(keys))
+
+    def batches(first: int, count: int) -> tuple[Any, ...]:
+        index = batch_indices(seed, first, count, len(images.pixels), recipe.batch_size)
+        batch = Rows(images.pixels, index), draw_levels(first + jnp.arange(count))
+        return batch if recipe.names is None else (*batch, Rows(images.labels, index))
+
+    return batches
+
+
+def _loss_by_level(
+    recipe: DiffusionRecipe, *pixels: np.ndarray
+) -> Callable[[PyTree], dict[str, float]]:
+    """Half of sigma^-2 times the squared error at SHOWN_LEVELS, on training and held-out images."""
+
+    @jax.jit
+    def by_level(params: PyTree, pixels: Array) -> Array:
+        def one(sigma: Scalar, index: Array, pixels: Array) -> Scalar:
+            key_pixels, key = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
+            x = dequantize(key_pixels, pixels)
+            return losses.noise_conditional(recipe.denoiser(params), key, x, sigma)
+
+        index = jnp.arange(len(pixels))
+        at = jax.vmap(one, (None, 0, 0))
+        return jax.lax.map(lambda s: jnp.mean(at(s, index, pixels)), jnp.array(SHOWN_LEVELS))
+
+    def evaluate(params: PyTree) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, some in zip(("train", "held_out"), pixels, strict=True):
+            values = np.asarray(by_level(params, some))
+            found[f"{name}_loss"] = float(values.mean())
+            names = (f"{name}_loss_at_{sigma:.3g}" for sigma in SHOWN_LEVELS)
+            found |= dict(zip(names, values.tolist(), strict=True))
+        return found
+
+    return evaluate
