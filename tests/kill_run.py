@@ -1,4 +1,4 @@
-"""Kill -9 a run again and again, and let it resume: what `tests.test_processes` looks at.
+"""Kill -9 a run again and again, and let it resume: what `tests.test_distributed` looks at.
 
     python -m tests.kill_run DIR KILLS SEED
 
@@ -18,6 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
+from ebm_jax.runs.command import start as run_it
 from tests import small_run
 
 FLAGS = {"num_steps": 400, "steps_per_call": 4, "seconds_between_checkpoints": 0.0}
@@ -33,7 +34,7 @@ def start(folder: Path, log: Path) -> int:
         file = os.open(log, os.O_WRONLY)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        small_run.main(out=str(folder), seconds_a_batch=0.01, **FLAGS)
+        run_it(small_run.main, str(folder), seconds_a_batch=0.01, **FLAGS)
         sys.stdout.flush()
         os._exit(0)
     except BaseException:

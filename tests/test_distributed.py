@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 
 from ebm_jax import distributed
+from ebm_jax.runs import launch
+from ebm_jax.runs.command import start
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.machine import ALONE, Machine
 from ebm_jax.sharding import make_mesh
-from experiments import launch
-from experiments._run import Run, RunError
 from tests import small_run
+from tests.begun import begun
 
 ROOT = Path(__file__).parents[1]
 QUICK = {  # what a process needs to start quickly, and nothing that a cluster would set
@@ -89,10 +92,10 @@ def assert_same_run(folder: Path, expected: dict[str, np.ndarray], atol: float) 
         np.testing.assert_allclose(found[name], values, atol=atol, rtol=0, err_msg=name)
 
 
-def run_here(folder: Path, **options: object) -> dict[str, np.ndarray]:
+def run_here(folder: Path, machine: Machine = ALONE, **options: object) -> dict[str, np.ndarray]:
     """The run in this process, on the context mesh."""
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int32
-        small_run.main(out=str(folder), **options)
+        start(small_run.main, str(folder), machine, **options)
     return results_of(folder)
 
 
@@ -129,11 +132,7 @@ def test_a_run_is_the_same_on_any_mesh(alone, tmp_path, shape):
 
 
 def test_a_run_is_the_same_step_by_step_and_in_parts(alone, tmp_path):
-    token = small_run._train.MACHINE.set(small_run._train.MACHINE.get().__class__(accumulate=4))
-    try:
-        run_here(tmp_path / "run", one_scan=False)
-    finally:
-        small_run._train.MACHINE.reset(token)
+    run_here(tmp_path / "run", Machine(accumulate=4), one_scan=False)
     assert_same_run(tmp_path / "run", alone, atol=1e-5)
 
 
@@ -229,12 +228,12 @@ def test_kill_9_at_twenty_moments_costs_no_more_than_the_save_in_flight(tmp_path
 def test_a_damaged_configuration_is_a_sentence(tmp_path):
     (tmp_path / "config.json").write_text("")
     with pytest.raises(RunError, match=r"config.json is damaged"):
-        Run("test", str(tmp_path), {})
+        begun("test", str(tmp_path), {})
 
 
 def test_files_of_a_run_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     """A process that dies before a file is renamed leaves the old one."""
-    run = Run("test", str(tmp_path), {})
+    run = begun("test", str(tmp_path), {})
     for step in (1, 2, 3):
         run.add_row({"step": step, "loss": 0.5})
 

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launch
-from tests.test_processes import ENVIRONMENT
+from ebm_jax.runs import launch
+from tests.test_distributed import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 WAITING = """
 import sys, time
 from pathlib import Path
-from experiments import _run
-from experiments._run import Run, command, progress, say
+from ebm_jax.runs import command as command_module
+from ebm_jax.runs.run import Run
+from ebm_jax.runs.command import command
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.endings import say
 
 def main(*, out: str = ""):
     '''Do it.
@@ -25,7 +28,7 @@ def main(*, out: str = ""):
     Args:
         out: where.
     '''
-    run = Run("x", out, {})
+    run = begun("x", out, {})
     with progress("sample", 1000) as advance:
         for i in range(1000):
             time.sleep(0.02)
@@ -171,16 +174,17 @@ def test_a_temporary_copy_of_the_folder_is_removed_however_a_process_ends(tmp_pa
     for way in ("end('x', 143)", "end_by_sigint('x')"):
         code = f"""
 import os, tempfile
-from experiments import _machine
-_machine.SCRATCH.append(tempfile.TemporaryDirectory(dir={str(tmp_path)!r}))
-_machine.{way}
+from ebm_jax.runs import endings
+from tests.begun import begun
+endings.SCRATCH.append(tempfile.TemporaryDirectory(dir={str(tmp_path)!r}))
+endings.{way}
 """
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
         assert list(tmp_path.iterdir()) == [], way
 
 
 def test_no_remaining_time_is_forecast_before_there_is_a_rate(capsys):
-    from experiments._progress import forecast
+    from ebm_jax.runs.progress import forecast
 
     assert forecast(10, 100, now=60.0, first=None) == ""  # the first includes compiling
     assert forecast(20, 100, now=65.0, first=(10, 60.0)) == "2.0/s, 0:40 left"
@@ -190,7 +194,7 @@ def test_no_remaining_time_is_forecast_before_there_is_a_rate(capsys):
 
 
 def test_compiling_is_announced_before_anything_is_done(capsys):
-    from experiments._run import progress
+    from ebm_jax.runs.progress import progress
 
     with progress("sample", 2) as advance:
         assert capsys.readouterr().out == "sample: compiling ...\n"

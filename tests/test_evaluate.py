@@ -10,8 +10,8 @@ import safetensors.numpy
 from benchmarks.metrics_worker import inception_weights
 from ebm_jax import metrics
 from ebm_jax.data import DataError, to_unit
+from ebm_jax.runs.endings import RunError
 from experiments import evaluate
-from experiments._run import RunError
 
 RNG = np.random.default_rng(0)
 

@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 
 from ebm_jax.data import Images
-from experiments import _denoiser, _folder
-from experiments._flags import check_flags, finite
-from experiments._judge import judge_images
-from experiments._machine import MACHINE, Machine
-from experiments._run import OPEN, Run, RunError
+from ebm_jax.keys import example_keys
+from ebm_jax.runs import drawing
+from ebm_jax.runs import folder as _folder
+from ebm_jax.runs.command import start
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.flags import check_flags, finite
+from ebm_jax.runs.judge import judge_images
+from ebm_jax.runs.machine import ALONE, Machine
+from ebm_jax.runs.run import OPEN
+from tests.begun import begun
 
 IMAGES = ("edm", "ddpm", "score_sde", "ncsn", "energy_cd", "schedule_swap", "inpaint", "likelihood")
 OTHERS = ("energy_dsm", "nce_logz", "mode_weights", "mixing", "compare_losses", "solvers", "recipe")
@@ -50,14 +55,14 @@ def wrong_numbers():
 def refuses(tmp_path, monkeypatch):
     """refuses(experiment, flags) -> the sentence; fails where anything is trained or left."""
 
-    def refuse(name, flags):
+    def refuse(name, flags, machine=ALONE):
         module = importlib.import_module(f"experiments.{name}")
-        for work in ("train", "train_denoiser", "train_edm", "measure", "spread"):
+        for work in ("train", "train_diffusion", "train_energy", "measure", "spread"):
             if hasattr(module, work):
                 monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("it began"))
         more = {"name": "edm/cifar10", "data": "digits"} if name == "recipe" else {}
         with pytest.raises(RunError) as error, warnings.catch_warnings():
-            module.main(**more | {"out": str(tmp_path / "run")} | flags)
+            start(module.main, str(tmp_path / "run"), machine, **more | flags)
         assert not (tmp_path / "run").exists()
         assert "\n" not in str(error.value)
         return str(error.value)
@@ -114,11 +119,7 @@ def test_flags_that_leave_nothing_to_compute_are_refused_at_once(names, flags, w
 
 @pytest.mark.parametrize("name", ["edm", "ddpm", "score_sde", "ncsn", "energy_dsm", "nce_logz"])
 def test_a_batch_that_cannot_be_divided_is_refused_before_the_folder_is_claimed(name, refuses):
-    token = MACHINE.set(Machine(accumulate=3))
-    try:
-        said = refuses(name, {"batch_size": 100})
-    finally:
-        MACHINE.reset(token)
+    said = refuses(name, {"batch_size": 100}, Machine(accumulate=3))
     assert "--accumulate got 3 for a batch of 100" in said
 
 
@@ -153,7 +154,7 @@ def test_data_that_cannot_be_judged_are_refused_at_once(name, data, word, refuse
 @pytest.mark.parametrize("out", ["/proc/run", "/dev/null/run", "README.md"])
 def test_a_folder_that_cannot_be_written_is_a_sentence(out):
     with pytest.raises(RunError, match=r"^cannot (read|write to) the run folder [^\n]*\.$"):
-        Run("x", out, {"seed": 0})
+        begun("x", out, {"seed": 0})
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
@@ -192,15 +193,13 @@ def broken(index):
 
 
 def test_images_that_are_not_finite_are_no_black_images():
-    drawn = np.asarray(
-        jax.vmap(broken(0.3))(_denoiser.example_keys(jax.random.key(0), jnp.arange(40)))
-    )
+    drawn = np.asarray(jax.vmap(broken(0.3))(example_keys(jax.random.key(0), jnp.arange(40))))
     bad = int(np.isnan(drawn[:, 0, 0, 0]).sum())
     assert 0 < bad < 40
     with pytest.raises(RunError, match=f"^{bad} of 40 samples are not finite"):
-        _denoiser.draw_images(broken(0.3), 40, 0)
+        drawing.draw_images(broken(0.3), 40, 0)
     with pytest.raises(RunError, match=f"^{bad} of 40 samples of vp are not finite"):
-        _denoiser.draw_images(broken(0.3), 40, 0, "vp")
+        drawing.draw_images(broken(0.3), 40, 0, "vp")
 
 
 def test_likelihoods_that_are_not_finite_are_counted():
@@ -211,11 +210,11 @@ def test_likelihoods_that_are_not_finite_are_counted():
         return jnp.where(image[0, 0, 0] == 9, jnp.inf, 1.0)
 
     with pytest.raises(RunError, match=r"^2 of 70 likelihoods are not finite"):
-        _denoiser.over_images(measure, pixels, 70, 0)
+        drawing.over_images(measure, pixels, 70, 0)
 
 
 def test_one_likelihood_has_no_standard_error_and_nothing_warns():
-    mean, error = _denoiser.over_images(
+    mean, error = drawing.over_images(
         lambda key, x: jnp.float32(3.0), np.ones((3, 2, 2, 1), np.uint8), 1, 0
     )
     assert mean == 3.0
@@ -237,7 +236,7 @@ def test_no_more_are_drawn_in_a_call_than_were_asked_for(count, sizes, monkeypat
         return many
 
     monkeypatch.setattr(_denoiser, "spread", spread)
-    images = _denoiser.draw_images(lambda key: jax.random.uniform(key, (2, 2, 1)), count, 5)
+    images = drawing.draw_images(lambda key: jax.random.uniform(key, (2, 2, 1)), count, 5)
     assert len(images) == count
     assert seen == sizes
 
@@ -246,9 +245,9 @@ def test_an_image_has_the_same_values_however_many_are_drawn():
     def draw(key):
         return jax.random.uniform(key, (2, 2, 1), minval=-1.0)
 
-    many = _denoiser.draw_finite(draw, 300, 5)
+    many = drawing.draw_finite(draw, 300, 5)
     for count in (1, 3, 251):
-        np.testing.assert_array_equal(_denoiser.draw_finite(draw, count, 5), many[:count])
+        np.testing.assert_array_equal(drawing.draw_finite(draw, count, 5), many[:count])
 
 
 def test_single_images_are_judged_by_what_there_is():

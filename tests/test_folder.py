@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import _folder
-from experiments._run import OPEN, Run, RunError
+from ebm_jax.runs import folder as _folder
+from ebm_jax.runs.command import start
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.run import OPEN
 from tests import small_run
 
 ROOT = Path(__file__).parents[1]
 CLAIM = """
 import sys, time
-from experiments._run import Run, RunError
+from ebm_jax.runs.run import Run
+from ebm_jax.runs.endings import RunError
+from tests.begun import begun
 try:
-    Run("x", sys.argv[1], {"seed": 0})
+    begun("x", sys.argv[1], {"seed": 0})
 except RunError as error:
     print(error, flush=True)
 else:
@@ -49,18 +53,18 @@ def test_a_second_process_is_refused_by_the_number_of_the_first_and_writes_nothi
     assert said == "claimed"
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     with pytest.raises(RunError, match=rf"run is in use by process {first.pid} on .*--out\.$"):
-        Run("x", str(tmp_path / "run"), {"seed": 0})
+        begun("x", str(tmp_path / "run"), {"seed": 0})
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     first.kill()  # -9: nothing is tidied up
     first.communicate()
-    Run("x", str(tmp_path / "run"), {"seed": 0}).give_up()
+    begun("x", str(tmp_path / "run"), {"seed": 0}).give_up()
     second, said = claim(tmp_path / "run")
     assert said == "claimed"
     second.communicate("")
 
 
 def test_a_finished_run_holds_no_lock(tmp_path):
-    run = Run("x", str(tmp_path / "run"), {"seed": 0})
+    run = begun("x", str(tmp_path / "run"), {"seed": 0})
     run.finish({"a": 1.0})
     process, said = claim(tmp_path / "run")
     process.communicate("")
@@ -68,13 +72,13 @@ def test_a_finished_run_holds_no_lock(tmp_path):
 
 
 def test_a_folder_that_nothing_came_of_is_removed_and_no_other(tmp_path):
-    run = Run("x", str(tmp_path / "run"), {"seed": 0})
+    run = begun("x", str(tmp_path / "run"), {"seed": 0})
     run.give_up()
     assert not (tmp_path / "run").exists()
-    run = Run("x", str(tmp_path / "run"), {"seed": 0})
+    run = begun("x", str(tmp_path / "run"), {"seed": 0})
     run.add_row({"step": 1})
     run.give_up()
-    again = Run("x", str(tmp_path / "run"), {"seed": 0})
+    again = begun("x", str(tmp_path / "run"), {"seed": 0})
     (tmp_path / "run" / "metrics.csv").unlink()
     again.give_up()  # an earlier call made it
     assert (tmp_path / "run" / "config.json").exists()
@@ -84,7 +88,7 @@ def test_a_folder_that_nothing_came_of_is_removed_and_no_other(tmp_path):
 def test_what_a_kill_before_the_configuration_leaves_is_no_obstacle(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text('{"experi')
-    Run("x", str(tmp_path), {"seed": 0})
+    begun("x", str(tmp_path), {"seed": 0})
     assert json.loads((tmp_path / "config.json").read_text()) == {"experiment": "x", "seed": 0}
 
 
@@ -158,7 +162,7 @@ def whole(tmp_path_factory):
 
 def train(folder):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int32
-        small_run.main(out=str(folder), num_steps=20)
+        start(small_run.main, str(folder), num_steps=20)
 
 
 def copied(whole, folder):
@@ -207,7 +211,7 @@ def test_sound_rows_are_kept_and_a_run_goes_on_with_them(whole, tmp_path, damage
     assert all(row == right[row["step"]] for row in rows)  # none is invented
     content = (folder / "metrics.csv").read_bytes() if rows else b""
     assert content.count(b"\n") == len(rows) + bool(rows)  # and nothing else is in it
-    run = Run("small", str(folder), config_of(folder))
+    run = begun("small_run", str(folder), config_of(folder))
     run.add_row(right["20"] | {"step": 25})
     assert [row["step"] for row in run.rows()] == [*(row["step"] for row in rows), "25"]
 
@@ -363,11 +367,11 @@ def test_results_that_are_not_finite_are_valid_json_and_come_back(tmp_path, caps
     def strict(name):
         raise ValueError(name)
 
-    run = Run("x", str(tmp_path / "run"), {"seed": 0})
+    run = begun("x", str(tmp_path / "run"), {"seed": 0})
     run.finish({"a": math.nan, "b": math.inf, "c": 0.5})
     text = (tmp_path / "run" / "results.json").read_text()
     assert json.loads(text, parse_constant=strict) == {"a": None, "b": None, "c": 0.5}
-    assert Run("x", str(tmp_path / "run"), {"seed": 0}).is_done(products=())
+    assert begun("x", str(tmp_path / "run"), {"seed": 0}).is_done(products=())
     assert capsys.readouterr().out.count("nan") == 2 + 1  # printed as they are, then as null
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ebm_jax.data import Images
-from experiments import _judge
+from ebm_jax.runs import judge as _judge
 
 RNG = np.random.default_rng(0)
 

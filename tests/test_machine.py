@@ -7,30 +7,19 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import _machine, _train, launch
-from experiments._machine import MACHINE, Machine
-from experiments._run import RunError
+from ebm_jax.runs import launch
+from ebm_jax.runs.command import command, start
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.machine import ALONE, Machine
+from ebm_jax.runs.run import Run
 from tests import small_run
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def machine():
-    """Sets the machine's flags for one test."""
-    tokens = []
-
-    def choose(**flags):
-        tokens.append(MACHINE.set(Machine(**flags)))
-
-    yield choose
-    for token in tokens:
-        MACHINE.reset(token)
-
-
-def run_small(folder, **options):
+def run_small(folder, machine=ALONE, **options):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int32
-        small_run.main(out=str(folder), num_steps=20, **options)
+        return start(small_run.main, str(folder), machine, num_steps=20, **options)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +81,7 @@ def test_the_calls_that_hold_the_steps_are_traced(monkeypatch, tmp_path, stride,
 def test_a_run_writes_its_profile_and_its_figures_for_tensorboard(machine, tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    machine(profile="6-8", tensorboard=True)
-    run_small(tmp_path / "run", one_scan=False)
+    run = run_small(tmp_path / "run", Machine(profile="6-8", tensorboard=True), one_scan=False)
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
     [file] = (tmp_path / "run/tensorboard").iterdir()
     data, events = file.read_bytes(), []
@@ -102,17 +90,10 @@ def test_a_run_writes_its_profile_and_its_figures_for_tensorboard(machine, tmp_p
         events.append(Event.FromString(data[12 : 12 + length]))
         data = data[16 + length :]
     values = {(e.step, v.tag): v.simple_value for e in events for v in e.summary.value}
-    rows = _train.Run("small", str(tmp_path / "run"), read_config(tmp_path / "run")).rows()
+    rows = run.rows()
     assert {step for step, _ in values} == {int(row["step"]) for row in rows} == {5, 10, 15, 20}
     for row in rows:
         assert values[int(row["step"]), "loss"] == pytest.approx(float(row["loss"]), rel=1e-6)
-
-
-def read_config(folder):
-    import json
-
-    config = json.loads((folder / "config.json").read_text())
-    return {name: value for name, value in config.items() if name != "experiment"}
 
 
 def test_a_run_says_what_a_step_takes_of_memory(tmp_path, capsys):
@@ -160,17 +141,19 @@ def test_a_port_is_free():
         door.bind(("localhost", launch.free_port()))
 
 
-def test_machine_flags_do_not_change_what_main_gets():
+def test_machine_flags_do_not_change_what_main_gets(tmp_path):
     seen = {}
 
-    def main(*, data: str = "digits", num_steps: int = 3) -> None:
+    def main(run: Run, *, data: str = "digits", num_steps: int = 3) -> None:
         """Do it.
 
         Args:
+            run: the run.
             data: which.
             num_steps: how many.
         """
         seen.update(data=data, num_steps=num_steps)
 
-    _machine.on_machine(main)(machine=Machine(), data="mnist", num_steps=5)
-    assert seen == {"data": "mnist", "num_steps": 5}
+    command(main, ["--data", "mnist", "--accumulate", "4", "--out", str(tmp_path / "run")])
+    assert seen == {"data": "mnist", "num_steps": 3}
+    assert list(tmp_path.iterdir()) == []  # nothing is written before a run begins

@@ -13,11 +13,11 @@ from ebm_jax.checkpoints import Checkpoints
 from ebm_jax.keys import example_keys
 from ebm_jax.losses import contrastive_divergence, denoising_score_matching, noise_conditional
 from ebm_jax.nets import ScoreMLP, precondition
+from ebm_jax.runs.endings import RunError
 from ebm_jax.samplers import draw_starts, replay_buffer, run, ula, write_back
 from ebm_jax.sharding import data_mesh, replicate, split
 from ebm_jax.training import TrainingDiverged, fit, init_state, make_step
-from experiments import _train
-from experiments._run import Run, RunError
+from tests.begun import begun
 from tests.statistics import assert_mean, assert_variance
 
 RATE, MOMENTUM = 0.1, 0.5
@@ -507,8 +507,8 @@ def keys_lost(seed):
 
 
 def rolling(folder, seed, allowed, *, num_steps=9):
-    run = Run("test", str(folder), {"seed": seed})
-    state = _train.train(
+    run = begun("test", str(folder), {"seed": seed})
+    state = training.train(
         run,
         squared_error,
         {"w": jnp.float32(WEIGHT)},
@@ -530,7 +530,7 @@ def test_a_run_that_diverges_goes_on_from_its_last_checkpoint_with_other_keys(
     tmp_path, monkeypatch, capsys, seconds
 ):
     """From step 4, saved a call before, or from the start; never silently."""
-    monkeypatch.setattr(_train, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
     seed = next(seed for seed in range(100) if keys_lost(seed) == 2)
     run, state = rolling(tmp_path, seed, 3)
     np.testing.assert_allclose(state.params["w"], list(by_hand(0.999))[8][0], rtol=1e-4)
@@ -554,7 +554,7 @@ def test_a_run_that_diverges_goes_on_from_its_last_checkpoint_with_other_keys(
 def test_a_run_that_keeps_diverging_stops_after_the_roll_backs_it_was_allowed(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     seed = next(seed for seed in range(100) if keys_lost(seed) == 2)
     word = r"luck was nan at step 6 after 1 roll-backs; the checkpoint of step 4 is kept in "
     for _ in range(2):  # the same command again changes nothing
