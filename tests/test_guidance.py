@@ -114,6 +114,27 @@ def test_classifier_free_guidance_is_the_geometric_mean_of_gaussians_of_one_widt
         np.testing.assert_allclose(ours(x, sigma), truth(x, sigma), rtol=1e-4, atol=1e-5)
 
 
+def test_guidance_acts_between_its_levels_alone_and_outside_evaluates_one_function():
+    calls = []
+
+    def weak(x, sigma):
+        jax.debug.callback(lambda: calls.append(1))
+        return 0.5 * x
+
+    guided = jax.jit(
+        guidance.classifier_free_guided(lambda x, _: 2.0 * x, weak, scale=3.0, interval=(0.5, 2.0))
+    )
+    x = jnp.array([1.0, -2.0])
+    for sigma, factor, evaluated in ((0.4, 2.0, 0), (0.5, 5.0, 1), (2.0, 5.0, 1), (2.1, 2.0, 0)):
+        calls.clear()
+        found = guided(x, jnp.float32(sigma))
+        jax.effects_barrier()
+        np.testing.assert_allclose(found, factor * x, rtol=1e-6)  # .5 + 3 (2 - .5) = 5
+        assert len(calls) == evaluated
+    with pytest.raises(ValueError, match=r"got interval=\(2.0, 1.0\)"):
+        guidance.classifier_free_guided(weak, weak, scale=2.0, interval=(2.0, 1.0))
+
+
 @pytest.mark.parametrize("solver", [samplers.ddim, samplers.ancestral, samplers.edm])
 def test_replacement_ends_on_what_is_known_and_is_exact_for_independent_pixels(solver):
     """Of independent pixels the others keep their own law: N(.5, .8^2)."""

@@ -312,3 +312,33 @@ def test_the_step_of_a_fully_sharded_unet_holds_an_eighth_of_its_state():
     whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(state._replace(key=state.step)))
     held = plan.arguments - batch.nbytes // 8
     assert whole / 8 <= held < 1.02 * whole / 8
+
+
+@pytest.mark.parametrize("shape", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 8}])
+def test_the_library_alone_trains_in_parts_by_the_mesh_of_a_step(shape):
+    """The losses of one device, and parameters that lie in parts before and after."""
+
+    def loss(params, key, x):
+        return jnp.sum((jnp.tanh(params["w"] @ x) - 0.3) ** 2) + 0 * jax.random.uniform(key)
+
+    def train(mesh):
+        optimizer = optax.sgd(0.1, momentum=0.9)
+        params = {"w": jax.random.normal(jax.random.key(0), (16, 4)) / 4}
+        state = init_state(params, optimizer, jax.random.key(1), jnp.zeros((16, 3)), mesh=mesh)
+        step = jax.jit(make_step(loss, optimizer, mesh=mesh))
+        losses = []
+        for index in range(4):
+            batch = jax.random.normal(jax.random.key(10 + index), (16, 4))
+            state, metrics = step(state, batch if mesh is None else split(batch, mesh))
+            losses.append(float(metrics["loss"]))
+        return state, losses
+
+    mesh = make_mesh(shape)
+    state, losses = train(mesh)
+    alone, expected = train(None)
+    np.testing.assert_allclose(losses, expected, atol=1e-6)
+    np.testing.assert_allclose(state.params["w"], alone.params["w"], atol=1e-6)
+    assert expected[-1] < expected[0]
+    parts = 16 // shape.get("fsdp", 1)
+    for leaf in (state.params["w"], state.ema["w"], state.opt_state[0].trace["w"]):
+        assert {piece.shape for piece in shards(leaf).values()} == {(parts, 4)}

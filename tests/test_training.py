@@ -16,7 +16,7 @@ from ebm_jax.nets import ScoreMLP, precondition
 from ebm_jax.runs.endings import RunError
 from ebm_jax.samplers import draw_starts, replay_buffer, run, ula, write_back
 from ebm_jax.sharding import data_mesh, replicate, split
-from ebm_jax.training import TrainingDiverged, fit, init_state, make_step
+from ebm_jax.training import TrainingDiverged, fit, init_state, make_step, persistent_chains
 from tests.begun import begun
 from tests.statistics import assert_mean, assert_variance
 
@@ -645,3 +645,22 @@ def test_step_by_step_each_batch_is_read_before_its_own_step():
     options = {"num_steps": 3, "steps_per_call": 3, "one_scan": False}
     list(fit(make_step(squared_error, momentum()), start(), noted, watch=watch, **options))
     assert log == [("read", 0), ("step", 1), ("read", 1), ("step", 2), ("read", 2), ("step", 3)]
+
+
+def test_persistent_chains_do_what_is_written_out_by_hand():
+    """The same buffer, pairs and age as draws, chains and their return one by one."""
+    by_library = persistent_chains(
+        lambda params: ula(score_from_energy(partial(chain_energy, params)), step_size=0.1),
+        lambda key: jax.random.normal(key, (2,)),
+        num_steps=3,
+        restart_share=0.1,
+        measure=lambda params, data, model: {"gap": jnp.mean(model) - jnp.mean(data)},
+    )
+    params = {"mean": jnp.ones(2), "log_precision": jnp.float32(0.5)}
+    buffer = replay_buffer(jax.random.normal(jax.random.key(4), (40, 2)))
+    x_data = jax.random.normal(jax.random.key(5), (16, 2))
+    ours = jax.jit(by_library)(params, jax.random.key(6), buffer, x_data)
+    by_hand = jax.jit(advance)(params, jax.random.key(6), buffer, x_data)
+    gap = ours[2].pop("gap")
+    np.testing.assert_allclose(gap, np.mean(by_hand[1][1]) - np.mean(x_data), rtol=1e-4)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, by_hand)

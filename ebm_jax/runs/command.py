@@ -1,4 +1,4 @@
-"""An experiment as a command: flags from the signature of its `main`, and one sentence if it fails."""
+"""An experiment as a command: flags from the signature of its `main`, failures in a sentence."""
 
 import dataclasses
 import signal

@@ -94,7 +94,9 @@ def flow_bits(
             denoise_fn, key_probes, dequantize(key_pixels, image), sigma_min=sigma_min,
             sigma_max=sigma_max, num_probes=num_probes, rtol=1e-4, atol=1e-4,
         )  # fmt: skip
-        return jnp.asarray(likelihood.bits_per_dimension(found.value, image.size, cell_width=2 / 255))
+        return jnp.asarray(
+            likelihood.bits_per_dimension(found.value, image.size, cell_width=2 / 255)
+        )
 
     return bits
 

@@ -62,7 +62,7 @@ class Model(NamedTuple):
     names: tuple[str, ...] | None = None
     center: Array | None = None
     scale: Array | None = None
-    about: Mapping[str, Any] = {}  # noqa: RUF012  never changed
+    about: Mapping[str, Any] = {}
 
     def denoiser(
         self,
@@ -195,7 +195,9 @@ def load(path: str | os.PathLike[str]) -> Model:
         found = json.loads(text)
         if found["format"] != FORMAT:
             version = found["ebm_jax"]
-            raise ModelError(f"{file} was written by ebm_jax {version}: install that or a newer one.")
+            raise ModelError(
+                f"{file} was written by ebm_jax {version}: install that or a newer one."
+            )
         parts = {name: from_plain(found[name]) for name in Model._fields if name != "params"}
         model = Model(params=jax.tree.map(jnp.asarray, _nested(arrays)), **parts)
         _check_parameters(model)
@@ -218,7 +220,7 @@ def _check_parameters(model: Model) -> None:
 
 
 def _flat(tree: PyTree, above: str = "") -> list[tuple[str, Any]]:
-    """The arrays of nested dictionaries by the names on the way to them, as "params/Dense_0/kernel"."""
+    """The arrays of nested dictionaries by the names on the way, as "params/Dense_0/kernel"."""
     if not isinstance(tree, Mapping):
         return [(above, tree)]
     parts = [_flat(tree[name], f"{above}/{name}" if above else name) for name in sorted(tree)]
