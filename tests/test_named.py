@@ -165,8 +165,8 @@ def test_an_archive_writes_plain_files_below_its_folder(
     outside.mkdir()
     options = {k: v.format(outside=outside) if k == "linkname" else v for k, v in options.items()}
     archive_of(tmp_path, name.format(outside=outside), **options)
-    [url] = named._builder("cifar10").url_infos
-    files = named._LocalFiles(tmp_path, scratch, named._builder("cifar10"))
+    [url] = named._builder("cifar10", None, scratch).url_infos
+    files = named._LocalFiles(tmp_path, scratch, named._builder("cifar10", None, scratch))
     with pytest.raises(DataError, match=r"binary.tar.gz holds '.*a.bin', a link or a path that"):
         files.download_and_extract(url)
     assert not [path for path in tmp_path.rglob("a.bin") if path.parent != tmp_path]
@@ -185,7 +185,7 @@ def test_a_damaged_named_set_is_one_sentence(tmp_path, monkeypatch):
     write_mnist(tmp_path)
     folder = prepare("mnist", tmp_path)
     (folder / "dataset_info.json").write_text("[]")
-    monkeypatch.setattr(named, "_builder", lambda _: pytest.fail("tensorflow-datasets reads it"))
+    monkeypatch.setattr(named, "_builder", lambda *_: pytest.fail("tensorflow-datasets reads it"))
     with pytest.raises(DataError, match=r"dataset_info.json has \[\] as its content"):
         load("mnist")
 

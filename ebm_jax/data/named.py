@@ -3,7 +3,8 @@
 A set is prepared once, from the network or from a folder of its original files, as
 array_record in the folder of tensorflow-datasets (TFDS_DATA_DIR, ~/tensorflow_datasets by
 default), where other programs find it too. Its own builders parse the originals with
-TensorFlow; here they keep the addresses, checksums and description, and parse with numpy.
+TensorFlow; here a subclass keeps their addresses, checksums and description, and parses with
+numpy.
 """
 
 import gzip
@@ -16,7 +17,6 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Any
@@ -129,19 +129,11 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     if folder.exists():
         found = f"{folder} is there without its {INFO}"
         raise wrong(found, "a prepared set or no folder", "remove the folder and try again")
-    builder = _builder(name)
-    if originals is None and (why := no_answer(next(iter(builder.url_infos)))):
-        mend = f"give its files: python -m experiments.prepare --name {name} --originals DIR"
-        raise wrong(f"'{name}' cannot be downloaded: {why}", "a network", mend)
     with tempfile.TemporaryDirectory() as scratch:
-        split = builder._split_generators
-
-        def split_generators(manager: Any, *_: Any, **__: Any) -> Any:
-            files: Any = _LocalFiles(originals, Path(scratch), builder) if originals else manager
-            files.iter_archive = lambda archive: ()  # needs TensorFlow: parsers open it themselves
-            return split(files)
-
-        builder._split_generators = split_generators
+        builder = _builder(name, originals, Path(scratch))
+        if originals is None and (why := no_answer(next(iter(builder.url_infos)))):
+            mend = f"give its files: python -m experiments.prepare --name {name} --originals DIR"
+            raise wrong(f"'{name}' cannot be downloaded: {why}", "a network", mend)
         try:
             builder.download_and_prepare()
         except DataError:
@@ -161,29 +153,58 @@ def _folder(name: str) -> Path:
     return Path(home).expanduser() / name / str(version)
 
 
-def _builder(name: str) -> Any:
-    """tensorflow-datasets' own, but for the parser and, of squares, the size of the images."""
-    tfds, (base, side) = tensorflow_datasets(), _squares(name)
-    home = os.environ.get("TFDS_DATA_DIR") or None  # the default
-    options: dict[str, Any] = {"data_dir": home, "file_format": "array_record"}
-    if side is None:
-        builder = tfds.builder(base, **options)
-        builder._generate_examples = PARSERS[base]
-        return builder
-    published = tfds.builder_cls(base)
+def _builder(name: str, originals: Path | None, scratch: Path) -> Any:
+    """A builder of tensorflow-datasets with the set's addresses and description, and our parser.
 
-    class Squares(published, skip_registration=True):  # type: ignore
+    Its `_info`, `_split_generators` and `_generate_examples` are the methods that
+    tensorflow-datasets asks a subclass for.
+
+    Args:
+        name: the set, perhaps as squares of a side.
+        originals: a folder of the files as published, or None to download them.
+        scratch: a folder for what is unpacked of them.
+    """
+    tfds, (base, side) = tensorflow_datasets(), _squares(name)
+    published = tfds.builder_cls(base)
+    configs = (
+        ()
+        if side is None
+        else (tfds.core.BuilderConfig(name=str(side), version=published.VERSION),)
+    )
+
+    class Parsed(published, skip_registration=True):  # type: ignore
         name, url_infos = base, published.url_infos
-        BUILDER_CONFIGS = (tfds.core.BuilderConfig(name=str(side), version=published.VERSION),)
+        BUILDER_CONFIGS = configs
 
         def _info(self) -> Any:
+            if side is None:
+                return super()._info()
             image = tfds.features.Image(shape=(side, side, 3))
             features = tfds.features.FeaturesDict({**super()._info().features, "image": image})
             return self.dataset_info_from_configs(features=features)
 
-    builder = Squares(config=str(side), **options)
-    builder._generate_examples = partial(PARSERS[base], side=side)
-    return builder
+        def _split_generators(self, manager: Any, *_: Any, **__: Any) -> Any:
+            files = _LocalFiles(originals, scratch, self) if originals else _Downloads(manager)
+            return super()._split_generators(files)
+
+        def _generate_examples(self, *args: Any, **options: Any) -> Examples:
+            squares = {} if side is None else {"side": side}
+            return PARSERS[base](*args, **options, **squares)
+
+    home = os.environ.get("TFDS_DATA_DIR") or None  # the default
+    options: dict[str, Any] = {} if side is None else {"config": str(side)}
+    return Parsed(data_dir=home, file_format="array_record", **options)
+
+
+class _Downloads:
+    """The download manager, but for archives, which our parsers open without TensorFlow."""
+
+    def __init__(self, manager: Any):
+        self.download, self.download_and_extract = manager.download, manager.download_and_extract
+
+    def iter_archive(self, archive: Any) -> tuple[()]:
+        """Nothing: see the class."""
+        return ()
 
 
 class _LocalFiles:
@@ -209,6 +230,10 @@ class _LocalFiles:
             with gzip.open(packed) as source, unpacked.open("wb") as target:
                 shutil.copyfileobj(source, target)
         return str(unpacked)
+
+    def iter_archive(self, archive: Any) -> tuple[()]:
+        """Nothing: our parsers open archives themselves."""
+        return ()
 
     def _find(self, url: Any) -> Path:
         info = self.infos[str(url)]

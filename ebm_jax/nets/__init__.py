@@ -10,7 +10,6 @@ from ebm_jax.nets.initial import initial_parameters
 from ebm_jax.nets.mlp import MLP, EnergyMLP, LevelEmbedding, ScoreMLP
 from ebm_jax.nets.ncsnpp import NCSNpp
 from ebm_jax.nets.refinenet import NCSN, NCSNv2
-from ebm_jax.nets.spectral import spectral_normalize, spectral_vectors
 from ebm_jax.nets.unet import UNet
 
 __all__ = [
@@ -32,6 +31,4 @@ __all__ = [
     "initial_parameters",
     "norm_energy",
     "precondition",
-    "spectral_normalize",
-    "spectral_vectors",
 ]
