@@ -17,6 +17,7 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split, to_unit
@@ -24,9 +25,12 @@ from ebm_jax.ema import ramped
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
 from ebm_jax.runs.command import command
-from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.diffusion import begin_images, class_names, train_diffusion
 from ebm_jax.runs.drawing import draw_images, draw_paths, flow_bits, over_images
 from ebm_jax.runs.run import Run
+from ebm_jax.types import Example, PRNGKey
+
+EVERYWHERE = (0.0, float("inf"))
 
 
 def main(
@@ -44,6 +48,10 @@ def main(
     patch: int = 1,
     num_levels: int = 18,
     churn: bool = False,
+    conditional: bool = False,
+    label_dropout: float = 0.1,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     num_samples: int | None = None,
@@ -69,6 +77,10 @@ def main(
         num_levels: noise levels of the sampler; it takes 2 num_levels - 1 evaluations.
         churn: let every step between levels .3 and 20 first add noise, 1.4 times the level:
             later steps correct errors of earlier ones; use some 30 levels.
+        conditional: learn the classes of labeled data too, and draw samples of each in turn.
+        label_dropout: how often training hides the label, for classifier-free guidance.
+        guidance_scale: classifier-free guidance of the samples; 1 is none.
+        guidance_interval: the lowest and highest noise level of guidance; all by default.
         sigma_min: lowest noise level of sampler and likelihood; pixels lie in [-1, 1].
         sigma_max: highest noise level.
         num_samples: samples to draw; by default as many as images were held out, at most 1000.
@@ -78,10 +90,11 @@ def main(
     """
     images, held_out = load_split(data)
     shape = images.pixels.shape[1:]
+    names = class_names(images) if conditional else None
     sigma_data = float(to_unit(images.pixels[:10_000]).std())
     churned = partial(samplers.edm, gamma=0.4, churn_min=0.3, churn_max=20.0)
     recipe = DiffusionRecipe(
-        net=ConvScore(channels, blocks, patch),
+        net=ConvScore(channels, blocks, patch, None if names is None else len(names)),
         wrap=partial(precondition.edm, sigma_data=sigma_data),
         objective=partial(losses.edm, sigma_data=sigma_data),
         level=partial(noise.log_normal_level, mean=math.log(level_median), std=level_spread),
@@ -95,14 +108,25 @@ def main(
         batch_size=batch_size,
         num_steps=num_steps,
         shape=shape,
+        names=names,
+        label_dropout=label_dropout,
         source="arXiv:2206.00364",
     )
     if not begin_images(run, recipe, images, held_out, num_samples):
         return
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
     num_samples = num_samples or min(len(held_out.pixels), 1000)
+    labels = np.arange(num_samples) % len(names) if names else None
+    guidance = {"guidance_scale": guidance_scale, "interval": guidance_interval or EVERYWHERE}
+
+    def draw(key: PRNGKey, label: Int[Array, ""]) -> Example:
+        return model.draw(key, label=label, **guidance)
+
     with run.clock("sample"):
-        samples = draw_images(model.draw, num_samples, seed + 1)
+        if labels is None:
+            samples = draw_images(model.draw, num_samples, seed + 1)
+        else:
+            samples = draw_images(draw, num_samples, seed + 1, "sample", jnp.asarray(labels))
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
     results: dict[str, float] = {"evaluations per sample": recipe.sampler.evaluations}
     denoise_fn = model.denoiser()
@@ -116,7 +140,7 @@ def main(
     with run.clock("judge"):
         from ebm_jax.runs.judge import judge_images
 
-        results |= judge_images(samples, images, held_out, seed)
+        results |= judge_images(samples, images, held_out, seed, labels)
     path = partial(recipe.sampler.path, denoise_fn, like=jnp.zeros(shape))
     from ebm_jax.runs.page import image_report
 
@@ -129,6 +153,7 @@ def main(
         draw_paths(path, seed + 1),
         held_out.pixels,
         results,
+        names,
     )
     run.finish(results)
 

@@ -192,5 +192,11 @@ def check_call(net: nn.Module, x: Image, label: Label | None) -> None:
             f"`{name}` got attention_sides {tuple(net.attention_sides)}: "
             f"this image has the heights {heights}; give some of these, or ()."
         )
+    check_label(net, label)
+
+
+def check_label(net: nn.Module, label: Label | None) -> None:
+    """Raises ValueError for a label of a network that was made without classes."""
     if label is not None and net.num_classes is None:
+        name = type(net).__name__
         raise ValueError(f"`{name}` got a label with num_classes=None: give their number.")

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax.nets.blocks import Attention
+from ebm_jax.nets.blocks import Attention, Label, check_label
 from ebm_jax.nets.mlp import LevelEmbedding
 from ebm_jax.types import Scalar
 
@@ -78,14 +78,16 @@ class ConvScore(nn.Module):
         blocks: residual blocks at each resolution, on the way down and again up.
         patch: side of the squares of pixels that are taken as one with more channels, as
             the sides allow; 2 is four times cheaper at the same width.
+        num_classes: None, or the number of labels; one more stands for "no label".
     """
 
     channels: Sequence[int] = (32, 64)
     blocks: int = 2
     patch: int = 1
+    num_classes: int | None = None
 
     @nn.compact
-    def __call__(self, x: Image, level: Scalar) -> Image:
+    def __call__(self, x: Image, level: Scalar, label: Label | None = None) -> Image:
         if any(channels % 8 or channels < 8 for channels in self.channels) or not self.channels:
             raise ValueError(
                 f"`ConvScore` got channels {tuple(self.channels)}: give multiples of 8."
@@ -97,8 +99,12 @@ class ConvScore(nn.Module):
                 f"resolutions{f' of patches of {self.patch}' if self.patch > 1 else ''} both sides "
                 f"must be divisible by {side}; give fewer `channels`."
             )
+        check_label(self, label)
         shape, x = x.shape, gather_patches(x, self.patch)
         embedding = LevelEmbedding(4 * self.channels[0])(level)
+        if self.num_classes is not None:
+            index = jnp.asarray(self.num_classes if label is None else label)
+            embedding += nn.Embed(self.num_classes + 1, 4 * self.channels[0])(index)
         h = nn.Conv(self.channels[0], (3, 3))(x)
         skips: list[Image] = []
         for channels in self.channels:

@@ -49,6 +49,22 @@ def begin_images(
     return run.begin(training_images=fingerprint(images), held_out_images=fingerprint(held_out))
 
 
+def class_names(images: Images) -> tuple[str, ...]:
+    """Returns the names of the classes of images, "0" to "K - 1" where the data name none.
+
+    Raises:
+        RunError: for images without labels.
+    """
+    if images.labels is None:
+        raise RunError(
+            "--conditional needs labels, and --data has none: give a folder with a folder of "
+            "images per class, or an .npz with labels."
+        )
+    if images.names is not None:
+        return images.names
+    return tuple(str(i) for i in range(int(np.max(images.labels[:])) + 1))
+
+
 def check_recipe(recipe: DiffusionRecipe) -> None:
     """Refuses a network that cannot take images of the recipe's shape; nothing is computed.
 

@@ -22,29 +22,32 @@ Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Array]
 
 
 def draw_images(
-    draw: Callable[[PRNGKey], Array],
-    count: int,
-    seed: int,
-    label: str = "sample",
+    draw: Callable[..., Array], count: int, seed: int, label: str = "sample", *more: Array
 ) -> np.ndarray:
-    """`count` images as uint8, of draw(key) in [-1, 1]; image i depends on (seed, i) alone.
+    """Returns `count` images as uint8, of draw(key, ...) in [-1, 1].
 
-    Raises:
-        RunError: if some are not finite, which uint8 would show as black.
+    Takes the arguments of `draw_finite`. uint8 would show NaN as black.
     """
-    return to_uint8(draw_finite(draw, count, seed, label))
+    return to_uint8(draw_finite(draw, count, seed, label, *more))
 
 
 def draw_finite(
-    draw: Callable[[PRNGKey], PyTree],
+    draw: Callable[..., PyTree],
     count: int,
     seed: int,
     label: str = "sample",
+    *more: Array,
     chunk: int = CHUNK,
 ) -> np.ndarray:
-    """`count` draws of draw(key) as one array; draw i depends on (seed, i) alone.
+    """Returns `count` draws as one array; draw i depends on (seed, i) alone.
 
-    They are made in compiled calls of `chunk`, or of `count` if that is less.
+    Args:
+        draw: one draw from draw(key, ...).
+        count: how many.
+        seed: seed of the keys.
+        label: what the progress calls them.
+        more: arrays of `count` rows, whose row i draw i is given beside its key, such as labels.
+        chunk: draws in a compiled call, at most.
 
     Raises:
         RunError: if some are not finite.
@@ -52,8 +55,9 @@ def draw_finite(
     many, drawn, chunk = spread(draw), [], min(chunk, count)
     with progress(label, count) as advance:
         for first in range(0, count, chunk):
-            keys = example_keys(jax.random.key(seed), first + jnp.arange(chunk))
-            drawn.append(np.asarray(many(keys)))
+            index = first + jnp.arange(chunk)
+            rows = (jnp.asarray(array)[index % count] for array in more)
+            drawn.append(np.asarray(many(example_keys(jax.random.key(seed), index), *rows)))
             advance(min(chunk, count - first))
     what = "samples" if label == "sample" else f"samples of {label}"
     return finite(what, np.concatenate(drawn)[:count], UNSTABLE)

@@ -121,9 +121,17 @@ def pixel_features(pixels: Pixels) -> Outputs:
 
 
 def judge_images(
-    samples: np.ndarray, images: Images, held_out: Images, seed: int
+    samples: np.ndarray,
+    images: Images,
+    held_out: Images,
+    seed: int,
+    labels_of_samples: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Samples, and as many other training images, against the same held-out images."""
+    """Compares samples, and as many other training images, with the same held-out images.
+
+    Where the samples were asked for by label, the share of them that the classifier calls by
+    their label is among the results.
+    """
     n = min(len(samples), len(held_out.pixels), len(images.pixels))
     results: dict[str, float] = {"n": n}
     embed: Embed
@@ -134,6 +142,12 @@ def judge_images(
         embed, accuracy = classifier(images, held_out, seed=seed)
         name = "classifier features"
         results["classifier accuracy on held-out images"] = accuracy
+        logits = embed(samples).logits
+        if labels_of_samples is not None and logits is not None:
+            called = np.argmax(logits, -1)
+            results["samples that it calls by their label"] = float(
+                np.mean(called == labels_of_samples)
+            )
     real = images.pixels[np.random.default_rng(seed).permutation(len(images.pixels))[:n]]
     reference = embed(held_out.pixels[:n])
     frechet: dict[str, float] = {}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -66,14 +66,15 @@ class Model(NamedTuple):
 
     def denoiser(
         self,
-        label: int | str | None = None,
+        label: int | str | Int[Array, ""] | None = None,
         guidance_scale: float = 1.0,
         interval: tuple[float, float] = (0.0, float("inf")),
     ) -> DenoiseFn:
         """D(x, sigma) in variance-exploding coordinates, of one class or of all.
 
         Args:
-            label: a class by number or name; None for the model without labels.
+            label: a class by number or name, or a traced number; None for the model without
+                labels.
             guidance_scale: of classifier-free guidance towards the label: 1 is the class
                 itself, more exaggerates it.
             interval: the noise levels between which the guidance acts.
@@ -94,17 +95,21 @@ class Model(NamedTuple):
             conditional, self.denoiser(), scale=guidance_scale, interval=interval
         )
 
-    def _of_class(self, index: int) -> RawFn:
+    def _of_class(self, index: int | Int[Array, ""]) -> RawFn:
         return lambda x, level: self.net.apply(self.params, x, level, jnp.asarray(index))
 
-    def class_of(self, label: int | str) -> int:
+    def class_of(self, label: int | str | Int[Array, ""]) -> int | Int[Array, ""]:
         """Returns the number of a class that is given by its name or its number.
+
+        A traced number is returned as it is.
 
         Raises:
             ModelError: if there is no such class.
         """
         if self.names is None:
             raise ModelError(f"label={label!r} needs a model trained with labels; this one is not.")
+        if isinstance(label, jax.Array):
+            return label
         if str(label) in self.names:
             return self.names.index(str(label))
         if isinstance(label, int) and 0 <= label < len(self.names):

@@ -154,12 +154,24 @@ def image_report(
     paths: np.ndarray,
     held_out: Pixels,
     results: dict[str, float],
+    names: Sequence[str] | None = None,
 ) -> None:
     """Writes the page of a run on images: samples beside held-out images, their way, metrics."""
+    by_class = {}
+    if names is not None:  # sample i was asked for by the label i mod K
+        count = min(len(names), len(samples))
+        rows = min(SHOWN // count + 1, len(samples) // count)
+        caption = f"Columns, asked for by label: {', '.join(names)}."
+        by_class = {
+            "Samples by class": picture(
+                run, "classes", image_grid(samples[: rows * count], count), caption
+            )
+        }
     every = -(-paths.shape[1] // SHOWN_TIMES)
     strip = paths[:, ::-1][:, ::every][:, ::-1]  # the end is among those shown
     sections = {
         "Samples, and held-out images": samples_beside(run, samples, held_out),
+        **by_class,
         "From noise to samples": picture(
             run,
             "paths",
