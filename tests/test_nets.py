@@ -46,8 +46,9 @@ def embed(p, level, features):
     return dense(p["Dense_0"], silu(dense(p["Dense_1"], waves)))  # linen numbers the outer first
 
 
-def normalize(p, x, number=8):
+def normalize(p, x, number=None):
     """Zero mean and unit variance in each of some groups of channels."""
+    number = number or min(8, x.shape[-1] // 4)
     h, w, c = x.shape
     groups = x.reshape(h, w, number, c // number)
     centered = groups - groups.mean((0, 1, 3), keepdims=True)
@@ -308,9 +309,9 @@ def test_the_laplacian_refuses_chunks_of_nothing(number):
 def test_group_norm_normalizes_every_image_of_a_batch_by_itself():
     """linen's default under `vmap` reduces wrongly; images of other scales show it."""
     images = normals(3, 4, 4, 16) * jnp.array([1.0, 10.0, 0.1])[:, None, None, None] + 5.0
-    norm = group_norm()
+    norm = group_norm(16)
     params = norm.init(jax.random.key(0), images[0])
-    out = np.asarray(jax.vmap(partial(norm.apply, params))(images)).reshape(3, 16, 8, 2)
+    out = np.asarray(jax.vmap(partial(norm.apply, params))(images)).reshape(3, 16, 4, 4)
     np.testing.assert_allclose(out.mean((1, 3)), 0, atol=1e-4)
     np.testing.assert_allclose(out.var((1, 3)), 1, rtol=1e-2)
 
@@ -458,3 +459,19 @@ def test_vp_finds_the_time_at_which_the_process_has_this_noise(sigma):
 def test_numbers_out_of_range_are_refused_by_name_and_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_label_moves_a_small_network_and_no_label_is_a_class_of_its_own():
+    net, x, level = ConvScore((8,), 1, num_classes=2), jnp.ones((4, 4, 1)), jnp.float32(0.3)
+    params = net.init(jax.random.key(0), x, level)
+    leaves, structure = jax.tree.flatten(params)
+    params = jax.tree.unflatten(structure, [leaf + 0.2 for leaf in leaves])
+    table = params["params"]["Embed_0"]["embedding"]
+    assert table.shape == (3, 32)
+    params["params"]["Embed_0"]["embedding"] = jnp.arange(96.0).reshape(3, 32) / 50
+    outs = [net.apply(params, x, level, jnp.int32(i)) for i in range(3)]
+    free = net.apply(params, x, level)
+    np.testing.assert_array_equal(free, outs[2])
+    assert np.abs(outs[0] - outs[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="`ConvScore` got a label with num_classes=None"):
+        ConvScore((8,), 1).init(jax.random.key(0), x, level, jnp.int32(0))

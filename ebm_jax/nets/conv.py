@@ -22,13 +22,14 @@ from ebm_jax.types import Scalar
 Image = Float[Array, "h w c"]
 
 
-def group_norm() -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalization of one HWC image, also right under `jax.vmap`.
 
-    Without `reduction_axes` linen reduces over all axes but the first, which it
-    takes for the batch.
+    Groups have four channels or more: in a group of one, the normalization would take away
+    what the embedding of the level adds to the channel. Without `reduction_axes` linen reduces
+    over all axes but the first, which it takes for the batch.
     """
-    return nn.GroupNorm(num_groups=8, reduction_axes=(-3, -2, -1))
+    return nn.GroupNorm(num_groups=min(8, channels // 4), reduction_axes=(-3, -2, -1))
 
 
 def halve(x: Image) -> Float[Array, "h//2 w//2 c"]:
@@ -62,8 +63,8 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, embedding: Float[Array, " e"]) -> Float[Array, "h w channels"]:
-        h = nn.Conv(self.channels, (3, 3))(nn.silu(group_norm()(x)))
-        h = group_norm()(h + nn.Dense(self.channels)(nn.silu(embedding))[None, None])
+        h = nn.Conv(self.channels, (3, 3))(nn.silu(group_norm(x.shape[-1])(x)))
+        h = group_norm(self.channels)(h + nn.Dense(self.channels)(nn.silu(embedding))[None, None])
         h = nn.Conv(self.channels, (3, 3), kernel_init=nn.initializers.zeros)(nn.silu(h))
         return h + (x if x.shape[-1] == self.channels else nn.Dense(self.channels)(x))
 
@@ -122,4 +123,4 @@ class ConvScore(nn.Module):
             for _ in range(self.blocks):
                 h = ResBlock(channels)(h, embedding)
         head = nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)
-        return scatter_patches(head(nn.silu(group_norm()(h))), self.patch, shape[-1])
+        return scatter_patches(head(nn.silu(group_norm(h.shape[-1])(h))), self.patch, shape[-1])
