@@ -103,9 +103,8 @@ def ebm_jax(problem: Problem) -> Job:
 
     from ebm_jax import losses, samplers, sharding
     from ebm_jax.calculus import score_from_energy
-    from ebm_jax.keys import example_keys
     from ebm_jax.nets import ConvEnergy
-    from ebm_jax.training import init_state, make_step
+    from ebm_jax.training import init_state, make_step, persistent_chains
 
     sharding.use_all_cores()
     net = ConvEnergy(problem.channels)
@@ -114,26 +113,20 @@ def ebm_jax(problem: Problem) -> Job:
     def draw(key: Any) -> Any:
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
-    def advance(params: Any, key: Any, buffer: Any, x_data: Any) -> tuple[Any, Any, Any]:
+    def kernel_of(params: Any) -> samplers.Kernel:
         score = score_from_energy(partial(net.apply, params))
         options = {"step_size": problem.step_size, "temperature": problem.temperature}
-        kernel = samplers.boxed(samplers.ula(score, **options), -1.0, 1.0)
-        key_starts, key_chains = jax.random.split(key)
-        starts = samplers.draw_starts(
-            draw, key_starts, buffer, problem.batch, restart_share=RESTART_SHARE
-        )
+        return samplers.boxed(samplers.ula(score, **options), -1.0, 1.0)
 
-        def chain(key: Any, x: Any) -> Any:
-            return samplers.run(kernel, key, kernel.init(x), problem.chain_steps)[0].x
-
-        x = jax.vmap(chain)(example_keys(key_chains, jnp.arange(problem.batch)), starts.x)
-        return samplers.write_back(buffer, starts, x), (x_data, x), {}
+    chains = persistent_chains(
+        kernel_of, draw, num_steps=problem.chain_steps, restart_share=RESTART_SHARE
+    )
 
     def loss(params: Any, key: Any, pair: Any) -> Any:
         return losses.contrastive_divergence(partial(net.apply, params), *pair)
 
     optimizer = optax.adam(1e-4)
-    step = jax.jit(make_step(loss, optimizer, prepare=advance), donate_argnums=0)
+    step = jax.jit(make_step(loss, optimizer, prepare=chains), donate_argnums=0)
     mesh = sharding.data_mesh(problem.batch)
     data = sharding.split(images(problem, problem.batch, 2), mesh)
     dense = {f"HalvingConv_{i}": dict(zip(("kernel", "bias"), map(jnp.asarray, layer), strict=True))
