@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,8 +47,7 @@ def command(main: Main, argv: Sequence[str] | None = None) -> None:
     """
     with ended_by_a_sentence():
         first_line = (getdoc(main) or "").partition("\n")[0]
-        program = f"python -m experiments.{_name(main)}"
-        given = tyro.cli(_command_line(main), args=argv, prog=program, description=first_line)
+        given = tyro.cli(_command_line(main), args=argv, prog=program(main), description=first_line)
         start(main, given.out, given.machine, **vars(given.experiment))
 
 
@@ -128,6 +128,13 @@ def _command_line(main: Main) -> Any:
             ("machine", Annotated[Machine, OmitArgPrefixes], dataclasses.field(default=ALONE)),
         ],
     )
+
+
+def program(main: Main) -> str:
+    """Returns what the user typed to start this program, without the flags."""
+    spec = main.__globals__.get("__spec__")
+    is_module = spec is not None and spec.name != "__main__"
+    return f"python -m {spec.name}" if is_module else sys.argv[0]
 
 
 def _name(main: Main) -> str:
