@@ -119,7 +119,10 @@ def test_without_the_extra_one_sentence_says_what_to_install(typed, monkeypatch)
 def test_ctrl_c_during_imports_ends_quietly_by_that_signal(tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
-    code = f"from pathlib import Path; from ebm_jax.__main__ import run_file; run_file(Path({str(slow)!r}), ['x'])"
+    code = (
+        "import pathlib, ebm_jax.__main__; "
+        f"ebm_jax.__main__.run_file(pathlib.Path({str(slow)!r}), ['x'])"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

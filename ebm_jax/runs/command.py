@@ -1,4 +1,4 @@
-"""An experiment as a command: flags from the signature of its `main`, and one sentence if it fails."""
+"""Commands: flags from the signature of a `main`, and one sentence if it fails."""
 
 import dataclasses
 import signal
@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from inspect import Parameter, get_annotations, getdoc, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +50,24 @@ def command(main: Main, argv: Sequence[str] | None = None) -> None:
         first_line = (getdoc(main) or "").partition("\n")[0]
         given = tyro.cli(_command_line(main), args=argv, prog=program(main), description=first_line)
         start(main, given.out, given.machine, **vars(given.experiment))
+
+
+def tool(main: Main, argv: Sequence[str] | None = None) -> None:
+    """Runs a command that is no run: the flags are all parameters of `main`.
+
+    Args:
+        main: a function of flags; those annotated as `tyro.conf.Positional` are given without
+            a name. Its docstring is their help.
+        argv: the command line without the program; that of the process by default.
+    """
+
+    @wraps(main)
+    def started(*args: Any, **flags: Any) -> None:
+        ALONE.start()  # before anything is computed
+        main(*args, **flags)
+
+    with ended_by_a_sentence():
+        tyro.cli(started, args=argv, prog=program(main))
 
 
 def start(main: Main, out: str = "", machine: Machine = ALONE, **options: Any) -> Run:

@@ -65,11 +65,11 @@ def holds_nothing(folder: Path) -> bool:
     return names <= {LOCK, f"config.json{UNFINISHED}"}
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, whenever the process dies or the disk is full."""
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
-        unfinished.write_text(text, encoding="utf-8", newline="")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)
     except OSError:
         if unfinished.is_file():
