@@ -1,4 +1,4 @@
-"""Commands: flags from the signature of a `main`, and one sentence if it fails."""
+"""An experiment as a command: flags from the signature of its `main`, failures in a sentence."""
 
 import dataclasses
 import signal
@@ -152,8 +152,9 @@ def _command_line(main: Main) -> Any:
 def program(main: Main) -> str:
     """Returns what the user typed to start this program, without the flags."""
     spec = main.__globals__.get("__spec__")
-    is_module = spec is not None and spec.name != "__main__"
-    return f"python -m {spec.name}" if is_module else sys.argv[0]
+    if spec is None or spec.name == "__main__":
+        return sys.argv[0]
+    return f"python -m {spec.name}"
 
 
 def _name(main: Main) -> str:

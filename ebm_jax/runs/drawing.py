@@ -22,29 +22,32 @@ Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Array]
 
 
 def draw_images(
-    draw: Callable[[PRNGKey], Array],
-    count: int,
-    seed: int,
-    label: str = "sample",
+    draw: Callable[..., Array], count: int, seed: int, label: str = "sample", *more: Array
 ) -> np.ndarray:
-    """`count` images as uint8, of draw(key) in [-1, 1]; image i depends on (seed, i) alone.
+    """Returns `count` images as uint8, of draw(key, ...) in [-1, 1].
 
-    Raises:
-        RunError: if some are not finite, which uint8 would show as black.
+    Takes the arguments of `draw_finite`. uint8 would show NaN as black.
     """
-    return to_uint8(draw_finite(draw, count, seed, label))
+    return to_uint8(draw_finite(draw, count, seed, label, *more))
 
 
 def draw_finite(
-    draw: Callable[[PRNGKey], PyTree],
+    draw: Callable[..., PyTree],
     count: int,
     seed: int,
     label: str = "sample",
+    *more: Array,
     chunk: int = CHUNK,
 ) -> np.ndarray:
-    """`count` draws of draw(key) as one array; draw i depends on (seed, i) alone.
+    """Returns `count` draws as one array; draw i depends on (seed, i) alone.
 
-    They are made in compiled calls of `chunk`, or of `count` if that is less.
+    Args:
+        draw: one draw from draw(key, ...).
+        count: how many.
+        seed: seed of the keys.
+        label: what the progress calls them.
+        more: arrays of `count` rows, whose row i draw i is given beside its key, such as labels.
+        chunk: draws in a compiled call, at most.
 
     Raises:
         RunError: if some are not finite.
@@ -52,8 +55,9 @@ def draw_finite(
     many, drawn, chunk = spread(draw), [], min(chunk, count)
     with progress(label, count) as advance:
         for first in range(0, count, chunk):
-            keys = example_keys(jax.random.key(seed), first + jnp.arange(chunk))
-            drawn.append(np.asarray(many(keys)))
+            index = first + jnp.arange(chunk)
+            rows = (jnp.asarray(array)[index % count] for array in more)
+            drawn.append(np.asarray(many(example_keys(jax.random.key(seed), index), *rows)))
             advance(min(chunk, count - first))
     what = "samples" if label == "sample" else f"samples of {label}"
     return finite(what, np.concatenate(drawn)[:count], UNSTABLE)
@@ -79,8 +83,8 @@ def over_images(
             advance(len(some))
     found = finite("likelihoods", np.concatenate(values), UNSTABLE)
     if len(found) < 2:  # one value has no standard error
-        return found[0], np.full_like(found[0], np.nan)
-    return found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+        return np.asarray(found[0]), np.full_like(found[0], np.nan)
+    return np.asarray(found.mean(0)), np.asarray(found.std(0, ddof=1) / np.sqrt(len(found)))
 
 
 def flow_bits(
@@ -94,7 +98,9 @@ def flow_bits(
             denoise_fn, key_probes, dequantize(key_pixels, image), sigma_min=sigma_min,
             sigma_max=sigma_max, num_probes=num_probes, rtol=1e-4, atol=1e-4,
         )  # fmt: skip
-        return jnp.asarray(likelihood.bits_per_dimension(found.value, image.size, cell_width=2 / 255))
+        return jnp.asarray(
+            likelihood.bits_per_dimension(found.value, image.size, cell_width=2 / 255)
+        )
 
     return bits
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -62,18 +62,19 @@ class Model(NamedTuple):
     names: tuple[str, ...] | None = None
     center: Array | None = None
     scale: Array | None = None
-    about: Mapping[str, Any] = {}  # noqa: RUF012  never changed
+    about: Mapping[str, Any] = {}
 
     def denoiser(
         self,
-        label: int | str | None = None,
+        label: int | str | Int[Array, ""] | None = None,
         guidance_scale: float = 1.0,
         interval: tuple[float, float] = (0.0, float("inf")),
     ) -> DenoiseFn:
         """D(x, sigma) in variance-exploding coordinates, of one class or of all.
 
         Args:
-            label: a class by number or name; None for the model without labels.
+            label: a class by number or name, or a traced number; None for the model without
+                labels.
             guidance_scale: of classifier-free guidance towards the label: 1 is the class
                 itself, more exaggerates it.
             interval: the noise levels between which the guidance acts.
@@ -94,17 +95,21 @@ class Model(NamedTuple):
             conditional, self.denoiser(), scale=guidance_scale, interval=interval
         )
 
-    def _of_class(self, index: int) -> RawFn:
+    def _of_class(self, index: int | Int[Array, ""]) -> RawFn:
         return lambda x, level: self.net.apply(self.params, x, level, jnp.asarray(index))
 
-    def class_of(self, label: int | str) -> int:
+    def class_of(self, label: int | str | Int[Array, ""]) -> int | Int[Array, ""]:
         """Returns the number of a class that is given by its name or its number.
+
+        A traced number is returned as it is.
 
         Raises:
             ModelError: if there is no such class.
         """
         if self.names is None:
             raise ModelError(f"label={label!r} needs a model trained with labels; this one is not.")
+        if isinstance(label, jax.Array):
+            return label
         if str(label) in self.names:
             return self.names.index(str(label))
         if isinstance(label, int) and 0 <= label < len(self.names):
@@ -195,7 +200,9 @@ def load(path: str | os.PathLike[str]) -> Model:
         found = json.loads(text)
         if found["format"] != FORMAT:
             version = found["ebm_jax"]
-            raise ModelError(f"{file} was written by ebm_jax {version}: install that or a newer one.")
+            raise ModelError(
+                f"{file} was written by ebm_jax {version}: install that or a newer one."
+            )
         parts = {name: from_plain(found[name]) for name in Model._fields if name != "params"}
         model = Model(params=jax.tree.map(jnp.asarray, _nested(arrays)), **parts)
         _check_parameters(model)
@@ -218,7 +225,7 @@ def _check_parameters(model: Model) -> None:
 
 
 def _flat(tree: PyTree, above: str = "") -> list[tuple[str, Any]]:
-    """The arrays of nested dictionaries by the names on the way to them, as "params/Dense_0/kernel"."""
+    """The arrays of nested dictionaries by the names on the way, as "params/Dense_0/kernel"."""
     if not isinstance(tree, Mapping):
         return [(above, tree)]
     parts = [_flat(tree[name], f"{above}/{name}" if above else name) for name in sorted(tree)]

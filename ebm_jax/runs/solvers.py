@@ -5,6 +5,7 @@ levels are spaced as those of the sampler that the model was saved with: another
 them is read off the same curve, and another range stretches it (both in log sigma).
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import log, prod
 from typing import Any
@@ -24,7 +25,7 @@ from ebm_jax.recipes import (
 from ebm_jax.runs.endings import RunError
 from ebm_jax.runs.models import Model
 
-SOLVERS = {
+SOLVERS: dict[str, Callable[[noise.Process], samplers.Solver]] = {
     "ancestral": samplers.ancestral,
     "ddim": samplers.ddim,
     "dpm_solver_pp_2m": samplers.dpm_solver_pp_2m,

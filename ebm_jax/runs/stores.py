@@ -24,7 +24,6 @@ from ebm_jax.runs import folder as files
 from ebm_jax.runs.endings import RunError
 
 CONFIG = "sampling.json"
-ENTRY = "sampling"  # the configuration in an .npz
 Config = Mapping[str, Any]
 
 
@@ -168,7 +167,7 @@ def _claim(folder: Path, config: Config) -> None:
 def _npz(config: Config, index: np.ndarray, samples: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     text = np.asarray(files.as_json(config))
-    np.savez_compressed(buffer, **{"samples": samples, "index": index, ENTRY: text})
+    np.savez_compressed(buffer, samples=samples, index=index, sampling=text)
     return buffer.getvalue()
 
 
@@ -176,6 +175,6 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, np.ndarray, np.ndarray]:
     """The configuration, indices and samples of an .npz; None if it is no such file."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return json.loads(str(archive[ENTRY])), archive["index"], archive["samples"]
+            return json.loads(str(archive["sampling"])), archive["index"], archive["samples"]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError):
         return None, np.arange(0), np.arange(0)
