@@ -117,7 +117,7 @@ def read_results(path: Path) -> dict[str, float] | None:
     found = read_object(path)
     if found is None or any(isinstance(v, bool | str | list | dict) for v in found.values()):
         return None
-    return {name: math.nan if value is None else value for name, value in found.items()}
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}
 
 
 def read_rows(path: Path, text: Sequence[str] = ()) -> list[dict[str, str]]:
