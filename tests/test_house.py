@@ -1,6 +1,7 @@
 """The plan of the house, read off the imports: they only point down."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ FLOORS = (
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "ebm_jax").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 
 
@@ -54,13 +56,32 @@ def test_dependencies_stay_in_their_rooms(file):
     assert "orbax" not in used or place(file) == "checkpoints"
 
 
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_experiments_import_nothing_that_is_not_installed_with_them(file):
+    """They are installed as `ebm_jax.experiments` and run as files: no import finds a sibling."""
+    ours = {"experiments", "benchmarks", "tests", "ebm_jax.experiments"}
+    assert not {
+        name for name in imported(file) if any(f"{name}.".startswith(f"{o}.") for o in ours)
+    }
+
+
+def test_every_package_is_installed_and_nothing_beside_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "ebm_jax").rglob("__init__.py")
+    }
+    assert set(settings["packages"]) == packages | {"ebm_jax.experiments"}
+    assert settings["package-dir"] == {"ebm_jax.experiments": "experiments"}
+    assert (ROOT / "ebm_jax" / "py.typed").exists()
+    assert settings["package-data"] == {"ebm_jax": ["py.typed"]}
+
+
 DEVICES = {"devices", "local_devices", "device_put", "NamedSharding", "PartitionSpec", "shard_map"}
 DEVICES |= {"make_mesh", "set_mesh", "pmap", "device_count", "with_sharding_constraint"}
 
 
-@pytest.mark.parametrize(
-    "file", [*FILES, *(ROOT / "experiments").glob("*.py")], ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", [*FILES, *EXPERIMENTS], ids=lambda file: file.stem)
 def test_sharding_alone_names_devices(file):
     tree = ast.walk(ast.parse(file.read_text()))
     used = {node.attr for node in tree if isinstance(node, ast.Attribute)}

@@ -4,13 +4,14 @@ from ebm_jax.recipes.chains import ChainRecipe, chain_kernel, convergent, short_
 from ebm_jax.recipes.diffusion import DiffusionRecipe, Optimizer
 from ebm_jax.recipes.ladders import annealing_step_ratio, ladder_from_data, ladder_ratio
 from ebm_jax.recipes.published import RECIPES, recipe
-from ebm_jax.recipes.samplers import AnnealedSampler, Sampler, SolverSampler
+from ebm_jax.recipes.samplers import AnnealedSampler, FlowSampler, Sampler, SolverSampler
 
 __all__ = [
     "RECIPES",
     "AnnealedSampler",
     "ChainRecipe",
     "DiffusionRecipe",
+    "FlowSampler",
     "Optimizer",
     "Sampler",
     "SolverSampler",

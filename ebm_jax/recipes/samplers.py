@@ -107,4 +107,27 @@ class AnnealedSampler(NamedTuple):
         return self.sigmas[0] * jax.random.normal(key_start, like.shape, like.dtype), key_chain
 
 
+class FlowSampler(NamedTuple):
+    """The probability flow from noise of the highest level, solved to a tolerance.
+
+    Attributes:
+        sigma_max: the highest noise level.
+        sigma_min: the lowest, at which the end is denoised.
+        tolerance: relative and absolute, of a step of the adaptive solver.
+    """
+
+    sigma_max: float
+    sigma_min: float
+    tolerance: float = 1e-4
+
+    def __call__(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Example:
+        """Returns one sample of the shape of `like`."""
+        start = self.sigma_max * jax.random.normal(key, like.shape, like.dtype)
+        end = samplers.follow_flow(
+            denoise_fn, start, self.sigma_max, self.sigma_min,
+            rtol=self.tolerance, atol=self.tolerance,
+        )  # fmt: skip
+        return denoise_fn(end.x, jnp.asarray(self.sigma_min, like.dtype))
+
+
 Sampler = SolverSampler | AnnealedSampler

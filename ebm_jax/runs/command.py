@@ -2,9 +2,11 @@
 
 import dataclasses
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from inspect import Parameter, get_annotations, getdoc, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,9 +48,26 @@ def command(main: Main, argv: Sequence[str] | None = None) -> None:
     """
     with ended_by_a_sentence():
         first_line = (getdoc(main) or "").partition("\n")[0]
-        program = f"python -m experiments.{_name(main)}"
-        given = tyro.cli(_command_line(main), args=argv, prog=program, description=first_line)
+        given = tyro.cli(_command_line(main), args=argv, prog=program(main), description=first_line)
         start(main, given.out, given.machine, **vars(given.experiment))
+
+
+def tool(main: Main, argv: Sequence[str] | None = None) -> None:
+    """Runs a command that is no run: the flags are all parameters of `main`.
+
+    Args:
+        main: a function of flags; those annotated as `tyro.conf.Positional` are given without
+            a name. Its docstring is their help.
+        argv: the command line without the program; that of the process by default.
+    """
+
+    @wraps(main)
+    def started(*args: Any, **flags: Any) -> None:
+        ALONE.start()  # before anything is computed
+        main(*args, **flags)
+
+    with ended_by_a_sentence():
+        tyro.cli(started, args=argv, prog=program(main))
 
 
 def start(main: Main, out: str = "", machine: Machine = ALONE, **options: Any) -> Run:
@@ -128,6 +147,14 @@ def _command_line(main: Main) -> Any:
             ("machine", Annotated[Machine, OmitArgPrefixes], dataclasses.field(default=ALONE)),
         ],
     )
+
+
+def program(main: Main) -> str:
+    """Returns what the user typed to start this program, without the flags."""
+    spec = main.__globals__.get("__spec__")
+    if spec is None or spec.name == "__main__":
+        return sys.argv[0]
+    return f"python -m {spec.name}"
 
 
 def _name(main: Main) -> str:

@@ -83,8 +83,8 @@ def over_images(
             advance(len(some))
     found = finite("likelihoods", np.concatenate(values), UNSTABLE)
     if len(found) < 2:  # one value has no standard error
-        return found[0], np.full_like(found[0], np.nan)
-    return found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+        return np.asarray(found[0]), np.full_like(found[0], np.nan)
+    return np.asarray(found.mean(0)), np.asarray(found.std(0, ddof=1) / np.sqrt(len(found)))
 
 
 def flow_bits(

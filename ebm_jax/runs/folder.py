@@ -65,11 +65,11 @@ def holds_nothing(folder: Path) -> bool:
     return names <= {LOCK, f"config.json{UNFINISHED}"}
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, whenever the process dies or the disk is full."""
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
-        unfinished.write_text(text, encoding="utf-8", newline="")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)
     except OSError:
         if unfinished.is_file():
@@ -117,7 +117,7 @@ def read_results(path: Path) -> dict[str, float] | None:
     found = read_object(path)
     if found is None or any(isinstance(v, bool | str | list | dict) for v in found.values()):
         return None
-    return {name: math.nan if value is None else value for name, value in found.items()}
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}
 
 
 def read_rows(path: Path, text: Sequence[str] = ()) -> list[dict[str, str]]:

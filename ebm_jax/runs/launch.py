@@ -1,6 +1,6 @@
 """Start one experiment as several processes on this machine, to try out what a cluster does.
 
-    python -m experiments.launch --num-processes 4 edm --num-steps 200
+    ebm-jax launch --num-processes 4 edm --num-steps 200
 
 Every flag behind the experiment's name is the experiment's own. A cluster needs no launcher:
 `srun`, `mpirun` and Cloud TPU start the processes, which find each other, and elsewhere
@@ -24,7 +24,7 @@ GRACE = 30.0  # seconds for the others to end by themselves
 
 def main() -> None:
     """Parse the flags, start the processes, wait for them."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.launch", description=__doc__)
+    parser = argparse.ArgumentParser(prog=sys.argv[0], description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--num-processes", type=int, default=2, help="how many (default: 2)")
     parser.add_argument("experiment", help="such as edm")
@@ -32,9 +32,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.num_processes < 1:
         parser.error(f"--num-processes is {given.num_processes}: give at least 1")
-    sys.exit(
-        wait_for(start(given.num_processes, [f"experiments.{given.experiment}", *given.flags]))
-    )
+    sys.exit(wait_for(start(given.num_processes, ["ebm_jax", given.experiment, *given.flags])))
 
 
 def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:

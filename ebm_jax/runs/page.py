@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from ebm_jax.data import Pixels
+from ebm_jax.runs.folder import write_whole
 from ebm_jax.runs.run import Run
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -39,12 +40,17 @@ def write_report(run: Run, title: str, lead: str, sections: dict[str, str]) -> N
     times = {name: f"{seconds:.1f} s" for name, seconds in run.seconds.items()}
     config = {name: json.dumps(value) for name, value in run.config.items()}
     sections = {**sections, "Time": table(times), "Configuration": table(config)}
+    write_page(run.folder / "report.html", title, lead, sections)
+
+
+def write_page(path: Path, title: str, lead: str, sections: Mapping[str, str]) -> None:
+    """Write one HTML file: a title, a leading paragraph, and sections of HTML by heading."""
     body = "".join(f"<h2>{html.escape(h)}</h2>{content}" for h, content in sections.items())
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{body}</html>"
     )
-    (run.folder / "report.html").write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def table(rows: Mapping[str, str | float]) -> str:
@@ -65,10 +71,21 @@ def wide_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def picture(run: Run, name: str, figure: Figure, caption: str) -> str:
     """Save a figure as <name>.png in the run's folder; the HTML that embeds it."""
+    png = drawn(figure)
+    Path(run.folder / f"{name}.png").write_bytes(png)
+    return embedded(png, caption)
+
+
+def drawn(figure: Figure) -> bytes:
+    """Returns a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-    Path(run.folder / f"{name}.png").write_bytes(buffer.getvalue())
-    data = base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def embedded(png: bytes, caption: str) -> str:
+    """Returns the HTML that holds a picture and its caption."""
+    data = base64.b64encode(png).decode()
     caption = html.escape(caption)
     return f'<img alt="{caption}" src="data:image/png;base64,{data}"><p>{caption}</p>'
 

@@ -22,6 +22,11 @@ from ebm_jax.runs.endings import SCRATCH, RunError, say
 from ebm_jax.runs.flags import check_flags
 from ebm_jax.runs.machine import ALONE, Machine
 
+SAVED = "saved"  # an empty file of a run of which a checkpoint was saved
+TRAINS_ON = (
+    "{0} holds a run of {1} steps, which now trains on to {2}: from here on the learning rate is "
+    "that of a run of {2} steps, so that one that had fallen to 0 begins again above it"
+)
 OPEN: list["Run"] = []  # runs whose folders this process has claimed
 
 
@@ -117,11 +122,21 @@ class Run:
                 f"{path} is damaged, and with it what the run was: give another folder by --out, "
                 "or remove this one."
             )
+        if self._trains_on(there):
+            return
         if changes := files.differences(there, self.config):
             raise RunError(
                 f"{self.folder} holds a run of another configuration ({'; '.join(changes)}): "
                 "give the same flags, or another folder by --out."
             )
+
+    def _trains_on(self, there: Mapping[str, Any]) -> bool:
+        """Returns True if the run of this folder was saved, and is asked for more steps alone."""
+        old, new = there.get("num_steps"), self.config.get("num_steps")
+        if not (isinstance(old, int) and isinstance(new, int) and new > old):
+            return False
+        same = not files.differences(there, self.config | {"num_steps": old})
+        return same and (self.folder / SAVED).exists()
 
     def _claim(self) -> str:
         """Lock the folder and write config.json if there is none; returns why not, or ""."""
@@ -130,9 +145,13 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.hold(self.folder)
             self._refuse_another()  # another process may have come first
-            if not path.exists():
+            there = files.read_object(path)
+            self._is_new = there is None
+            if there and self._trains_on(there):
+                say(TRAINS_ON.format(self.folder, there["num_steps"], self.config["num_steps"]))
+                (self.folder / "results.json").unlink(missing_ok=True)  # first: it says done
+            if there != self.config:
                 files.write_whole(path, json.dumps(self.config, indent=2))
-                self._is_new = True
         except OSError as error:
             return f"cannot write to the run folder {self.folder}: {error}."
         except RunError as error:

@@ -16,7 +16,7 @@ from ebm_jax.ema import Decay
 from ebm_jax.keys import example_keys
 from ebm_jax.runs.endings import RESUME, RunError, Stopped, say
 from ebm_jax.runs.progress import progress
-from ebm_jax.runs.run import Run
+from ebm_jax.runs.run import SAVED, Run
 from ebm_jax.sharding import (
     fetch,
     memory_plan,
@@ -35,7 +35,6 @@ from ebm_jax.training import (
 from ebm_jax.types import Example, PRNGKey
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-SAVED = "saved"  # an empty file of a run of which a checkpoint was saved
 LESS_MEMORY = (
     "--accumulate 2 takes a batch in two parts, --mesh fsdp=N splits parameters over N devices, "
     "--remat and --bfloat16 (where the experiment has them) keep less of the network's insides"

@@ -1,0 +1,94 @@
+"""Measure the likelihood of images under the model of a run, in bits per dimension.
+
+    ebm-jax likelihood runs/edm --num-images 256 --num-probes 4
+
+The probability flow of the denoiser carries every image, dequantized at random, up to the
+highest noise level; the change of its density is measured by random probes. The measure of
+image i depends on the seed and on i alone.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ebm_jax.data import Images, load_split
+from ebm_jax.runs.command import tool
+from ebm_jax.runs.drawing import flow_bits, over_images
+from ebm_jax.runs.endings import RunError, say
+from ebm_jax.runs.flags import check_flags
+from ebm_jax.runs.folder import as_json, write_whole
+from ebm_jax.runs.models import Model, load
+from ebm_jax.runs.solvers import noise_levels
+
+
+def main(
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    *,
+    data: str = "",
+    num_images: int = 64,
+    num_probes: int = 1,
+    levels: tuple[float, float] | None = None,
+    out: str = "",
+    seed: int = 0,
+) -> None:
+    """Measure the likelihood of held-out images under the model of a run.
+
+    Args:
+        run: the run's folder, or the file of its model.
+        data: the images, of which those held out are measured; by default the run's own.
+        num_images: how many of them, at most.
+        num_probes: random probes of the divergence for each image.
+        levels: the lowest and the highest noise level of the flow; by default those of the
+            model's sampler.
+        out: a JSON file for the result.
+        seed: of dequantization and probes.
+    """
+    check_flags({"num_images": num_images, "num_probes": num_probes, "seed": seed})
+    model = load(run)
+    if model.wrap is None:
+        raise RunError(
+            f"{run} holds an energy, which has no probability flow: its likelihood needs log Z, "
+            "which `ebm_jax.likelihood` estimates."
+        )
+    low, high = levels or [float(noise_levels(model.sampler)[end]) for end in (-1, 0)]
+    if not 0 < low < high < float("inf"):
+        raise RunError(f"--levels got {low} {high}: give a lower and a higher, both positive.")
+    held_out = images_for(model, data)
+    bits = flow_bits(model.denoiser(), sigma_min=low, sigma_max=high, num_probes=num_probes)
+    mean, error = over_images(bits, held_out.pixels, num_images, seed)
+    count = min(num_images, len(held_out.pixels))
+    say(f"{float(mean):.4f} bits per dimension, standard error {float(error):.4f}, {count} images")
+    if out:
+        found = {
+            "bits per dimension": float(mean),
+            "bits per dimension, standard error": float(error),
+            "images": count,
+            "probes": num_probes,
+            "levels": [low, high],
+        }
+        write_whole(Path(out), as_json(found))
+
+
+def images_for(model: Model, data: str) -> Images:
+    """Returns the held-out images of the data, or of those that the model was trained on.
+
+    Raises:
+        RunError: for images of another shape than the model's, and where the model does not
+            say what it was trained on.
+        DataError: as `load_split`.
+    """
+    data = data or str(model.about.get("config", {}).get("data", ""))
+    if not data:
+        raise RunError("the model does not say what it was trained on: give --data.")
+    held_out = load_split(data)[1]
+    if held_out.pixels.shape[1:] != tuple(model.shape):
+        raise RunError(
+            f"--data {data} holds images of {held_out.pixels.shape[1:]}, the model is of "
+            f"{tuple(model.shape)}: give images of that shape."
+        )
+    return held_out
+
+
+if __name__ == "__main__":
+    tool(main)
