@@ -21,7 +21,7 @@ from pathlib import Path
 from ebm_jax.runs.command import start as run_it
 from tests import small_run
 
-FLAGS = {"num_steps": 400, "steps_per_call": 4, "seconds_between_checkpoints": 0.0}
+FLAGS = {"num_steps": 400, "steps_per_call": 4, "seconds_between_checkpoints": 1e-9}
 
 
 def start(folder: Path, log: Path) -> int:

@@ -37,7 +37,7 @@ def main(
     steps_per_call: int = 5,
     one_scan: bool = True,
     seed: int = 0,
-    seconds_a_batch: float = 0.0,
+    seconds_a_batch: float = 1e-9,
     seconds_between_checkpoints: float = 20.0,
 ) -> None:
     """Train, draw, and save what came out.
@@ -50,7 +50,7 @@ def main(
         one_scan: as of `fit`.
         seed: seed of everything.
         seconds_a_batch: to wait for each, so that there is time for a signal.
-        seconds_between_checkpoints: at least; 0 saves after every call.
+        seconds_between_checkpoints: at least; 1e-9 saves after every call.
     """
     training.SECONDS_BETWEEN_CHECKPOINTS = seconds_between_checkpoints
     for name in ("seconds_a_batch", "seconds_between_checkpoints"):  # nothing depends on them

@@ -166,7 +166,7 @@ def long(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 2])
 def test_when_one_process_of_four_is_killed_the_others_end_and_two_go_on(long, tmp_path, killed):
-    job = Job(tmp_path / "run", 4, 1, *SLOWLY, "--seconds-between-checkpoints", "0")
+    job = Job(tmp_path / "run", 4, 1, *SLOWLY, "--seconds-between-checkpoints", "1e-9")
     job.wait_for_step(30)
     job.processes[killed].kill()
     statuses = job.statuses(timeout=60)

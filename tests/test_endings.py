@@ -16,19 +16,18 @@ ROOT = Path(__file__).parents[1]
 WAITING = """
 import sys, time
 from pathlib import Path
-from ebm_jax.runs import command as command_module
-from ebm_jax.runs.run import Run
 from ebm_jax.runs.command import command
-from ebm_jax.runs.progress import progress
 from ebm_jax.runs.endings import say
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 
-def main(*, out: str = ""):
+def main(run: Run):
     '''Do it.
 
     Args:
-        out: where.
+        run: the run.
     '''
-    run = begun("x", out, {})
+    run.begin(products=())
     with progress("sample", 1000) as advance:
         for i in range(1000):
             time.sleep(0.02)
@@ -56,8 +55,9 @@ def start(body, folder, **streams):
 def test_signals_end_every_phase_with_their_status_and_say_what_resumes(tmp_path, number, status):
     """Here the phase of drawing samples. A shell ends its loop at a child that SIGINT killed."""
     process = start("pass", tmp_path / "run")
-    while "sampling" not in process.stdout.readline():
-        pass
+    line = "begun"
+    while line and "sampling" not in line:
+        line = process.stdout.readline()
     process.send_signal(number)
     _, said = process.communicate()
     assert process.returncode == status
@@ -119,8 +119,9 @@ def test_a_command_heeds_an_interrupt_again_once_it_runs(tmp_path):
         [sys.executable, "-c", code, "--out", str(tmp_path / "run")],
         cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    while "sampling" not in process.stdout.readline():
-        pass
+    line = "begun"
+    while line and "sampling" not in line:
+        line = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert "the same command resumes" in process.communicate()[1]
 
@@ -175,7 +176,6 @@ def test_a_temporary_copy_of_the_folder_is_removed_however_a_process_ends(tmp_pa
         code = f"""
 import os, tempfile
 from ebm_jax.runs import endings
-from tests.begun import begun
 endings.SCRATCH.append(tempfile.TemporaryDirectory(dir={str(tmp_path)!r}))
 endings.{way}
 """

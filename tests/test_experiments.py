@@ -104,7 +104,8 @@ def test_a_run_fills_its_folder_then_says_that_it_is_done_and_refuses_other_flag
 
 
 def test_a_switch_that_is_off_is_no_number(tmp_path):
-    from experiments._run import Run, RunError
+    from ebm_jax.runs.endings import RunError
+    from ebm_jax.runs.run import Run
 
     Run("recipe", str(tmp_path / "off"), {"bfloat16": False, "num_steps": 2})
     with pytest.raises(RunError, match="--num-steps got 0"):

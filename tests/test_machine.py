@@ -78,7 +78,7 @@ def test_the_calls_that_hold_the_steps_are_traced(monkeypatch, tmp_path, stride,
     assert not now  # it has been stopped
 
 
-def test_a_run_writes_its_profile_and_its_figures_for_tensorboard(machine, tmp_path):
+def test_a_run_writes_its_profile_and_its_figures_for_tensorboard(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     run = run_small(tmp_path / "run", Machine(profile="6-8", tensorboard=True), one_scan=False)
