@@ -41,7 +41,7 @@ def check_flags(options: Mapping[str, Any]) -> None:
         raise RunError(f"--sigma-min got {low} and --sigma-max {high}: give a lower and a higher.")
 
 
-def _wanted(name: str, number: float) -> str:
+def _wanted(name: str, number: int | float) -> str:
     """What a flag of this name takes, if not this number; "" if it takes that."""
     if name == "seed":
         return "" if 0 <= number <= LARGEST_SEED else f"a number from 0 to {LARGEST_SEED}"
