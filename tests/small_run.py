@@ -18,18 +18,20 @@ from ebm_jax.data import Rows, batch_indices
 from ebm_jax.keys import example_keys
 from ebm_jax.losses import contrastive_divergence
 from ebm_jax.nets import EnergyMLP
-from ebm_jax.samplers import draw_starts, replay_buffer, ula, write_back
+from ebm_jax.runs import training
+from ebm_jax.runs.command import command
+from ebm_jax.runs.run import Run
+from ebm_jax.samplers import replay_buffer, ula
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
-from experiments import _train
-from experiments._run import Run, command
+from ebm_jax.training import persistent_chains
 
 HIDDEN = (64, 64)
 
 
 def main(
+    run: Run,
     *,
-    out: str = "",
     num_steps: int = 60,
     batch_size: int = 16,
     steps_per_call: int = 5,
@@ -41,7 +43,7 @@ def main(
     """Train, draw, and save what came out.
 
     Args:
-        out: the run's folder.
+        run: the run.
         num_steps: optimization steps.
         batch_size: examples, and chains, in a step.
         steps_per_call: steps between rows.
@@ -50,10 +52,10 @@ def main(
         seconds_a_batch: to wait for each, so that there is time for a signal.
         seconds_between_checkpoints: at least; 0 saves after every call.
     """
-    _train.SECONDS_BETWEEN_CHECKPOINTS = seconds_between_checkpoints
-    config = {"num_steps": num_steps, "batch_size": batch_size, "steps_per_call": steps_per_call}
-    run = Run("small", out, config | {"one_scan": one_scan})
-    if run.is_done(products=("samples.npz",)):
+    training.SECONDS_BETWEEN_CHECKPOINTS = seconds_between_checkpoints
+    for name in ("seconds_a_batch", "seconds_between_checkpoints"):  # nothing depends on them
+        del run.config[name]
+    if not run.begin(products=("samples.npz",)):
         return
     net = EnergyMLP(HIDDEN)
     keys = example_keys(jax.random.key(seed), jnp.arange(512))
@@ -66,16 +68,8 @@ def main(
     def draw(key):
         return jax.random.normal(key, (2,))
 
-    def prepare(params, key, buffer, x_data):
-        kernel = ula(score_from_energy(energy(params)), step_size=0.05)
-        key_starts, key_chains = jax.random.split(key)
-        starts = draw_starts(draw, key_starts, buffer, batch_size, restart_share=0.1)
-
-        def chain(key, x):
-            return run_chain(kernel, key, kernel.init(x), 10)[0].x
-
-        x = jax.vmap(chain)(example_keys(key_chains, jnp.arange(batch_size)), starts.x)
-        return write_back(buffer, starts, x), (x_data, x), {}
+    def kernel_of(params):
+        return ula(score_from_energy(energy(params)), step_size=0.05)
 
     def loss(params, key, pair):
         return contrastive_divergence(energy(params), *pair)
@@ -84,7 +78,7 @@ def main(
         time.sleep(seconds_a_batch)
         return Rows(data, batch_indices(seed, first, count, len(data), batch_size))
 
-    state = _train.train(
+    state = training.train(
         run,
         loss,
         net.init(jax.random.key(seed), like),
@@ -95,12 +89,12 @@ def main(
         seed=seed,
         steps_per_call=steps_per_call,
         one_scan=one_scan,
-        prepare=prepare,
+        prepare=persistent_chains(kernel_of, draw, num_steps=10, restart_share=0.1),
         memory=replay_buffer(
             jax.vmap(draw)(example_keys(jax.random.key(seed + 1), jnp.arange(64)))
         ),
     )
-    kernel = ula(score_from_energy(energy(state.ema)), step_size=0.05)
+    kernel = kernel_of(state.ema)
 
     def sample(key):
         key_start, key_chain = jax.random.split(key)

@@ -114,9 +114,7 @@ def train_diffusion(
 
 def model_of(recipe: DiffusionRecipe, params: PyTree) -> Model:
     """Returns the model that outlives the training of a recipe."""
-    return Model(
-        recipe.net, params, recipe.shape, recipe.wrap, recipe.sampler, names=recipe.names
-    )
+    return Model(recipe.net, params, recipe.shape, recipe.wrap, recipe.sampler, names=recipe.names)
 
 
 def levelled_batches(

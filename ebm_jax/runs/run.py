@@ -59,7 +59,7 @@ class Run:
         self,
         experiment: str,
         out: str = "",
-        options: Mapping[str, Any] = {},  # noqa: B006  never changed
+        options: Mapping[str, Any] = {},
         machine: Machine = ALONE,
     ) -> None:
         check_flags(options)

@@ -57,8 +57,8 @@ def persistent_chains(
             return run(kernel, key, kernel.init(x), num_steps)[0].x
 
         x_model = jax.vmap(advance)(example_keys(key_chains, jnp.arange(count)), starts.x)
+        buffer = write_back(buffer, starts, x_model)
         metrics: dict[str, Any] = {"age": jnp.mean(buffer.age.astype(jnp.float32))}
-        metrics |= measure(params, x_data, x_model)
-        return write_back(buffer, starts, x_model), (x_data, x_model), metrics
+        return buffer, (x_data, x_model), metrics | measure(params, x_data, x_model)
 
     return prepare

@@ -1,0 +1,112 @@
+"""Many draws, and many measures of images: in chunks, with progress, and none of them NaN."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree, UInt8
+
+from ebm_jax import likelihood
+from ebm_jax.data import Pixels, dequantize, to_uint8
+from ebm_jax.keys import example_keys
+from ebm_jax.runs.flags import UNSTABLE, finite
+from ebm_jax.runs.progress import progress
+from ebm_jax.sharding import spread
+from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
+
+CHUNK = 250  # draws in one compiled call of a sampler, at most
+SHOWN_PATHS = 8  # samples whose way is shown
+
+Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Array]
+
+
+def draw_images(
+    draw: Callable[[PRNGKey], Array],
+    count: int,
+    seed: int,
+    label: str = "sample",
+) -> np.ndarray:
+    """`count` images as uint8, of draw(key) in [-1, 1]; image i depends on (seed, i) alone.
+
+    Raises:
+        RunError: if some are not finite, which uint8 would show as black.
+    """
+    return to_uint8(draw_finite(draw, count, seed, label))
+
+
+def draw_finite(
+    draw: Callable[[PRNGKey], PyTree],
+    count: int,
+    seed: int,
+    label: str = "sample",
+    chunk: int = CHUNK,
+) -> np.ndarray:
+    """`count` draws of draw(key) as one array; draw i depends on (seed, i) alone.
+
+    They are made in compiled calls of `chunk`, or of `count` if that is less.
+
+    Raises:
+        RunError: if some are not finite.
+    """
+    many, drawn, chunk = spread(draw), [], min(chunk, count)
+    with progress(label, count) as advance:
+        for first in range(0, count, chunk):
+            keys = example_keys(jax.random.key(seed), first + jnp.arange(chunk))
+            drawn.append(np.asarray(many(keys)))
+            advance(min(chunk, count - first))
+    what = "samples" if label == "sample" else f"samples of {label}"
+    return finite(what, np.concatenate(drawn)[:count], UNSTABLE)
+
+
+def over_images(
+    measure: Measure,
+    pixels: Pixels,
+    count: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of measure(key, image) over the first `count` images, and its standard error.
+
+    Image i is measured with the key of (seed, i) alone. Raises RunError if some measures are not
+    finite.
+    """
+    many, values, count = spread(measure), [], min(count, len(pixels))
+    with progress("likelihood", count) as advance:
+        for first in range(0, count, 64):
+            some = jnp.asarray(pixels[first : min(first + 64, count)])
+            keys = example_keys(jax.random.key(seed), first + jnp.arange(len(some)))
+            values.append(np.asarray(many(keys, some)))
+            advance(len(some))
+    found = finite("likelihoods", np.concatenate(values), UNSTABLE)
+    if len(found) < 2:  # one value has no standard error
+        return found[0], np.full_like(found[0], np.nan)
+    return found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+
+
+def flow_bits(
+    denoise_fn: DenoiseFn, *, sigma_min: float, sigma_max: float, num_probes: int
+) -> Measure:
+    """Returns measure(key, image): bits per dimension of one image by the probability flow."""
+
+    def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
+        key_pixels, key_probes = jax.random.split(key)
+        found = likelihood.estimated_flow_log_density(
+            denoise_fn, key_probes, dequantize(key_pixels, image), sigma_min=sigma_min,
+            sigma_max=sigma_max, num_probes=num_probes, rtol=1e-4, atol=1e-4,
+        )  # fmt: skip
+        return jnp.asarray(
+            likelihood.bits_per_dimension(found.value, image.size, cell_width=2 / 255)
+        )
+
+    return bits
+
+
+def draw_paths(path: Callable[[PRNGKey], Array], seed: int) -> np.ndarray:
+    """The way of the first SHOWN_PATHS samples of `draw_images`, as uint8.
+
+    Args:
+        path: the states of one sample from its key, in units of their scale.
+        seed: as in `draw_images`.
+    """
+    keys = example_keys(jax.random.key(seed), jnp.arange(SHOWN_PATHS))
+    return to_uint8(np.asarray(jax.jit(jax.vmap(path))(keys)))
