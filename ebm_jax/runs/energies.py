@@ -8,9 +8,11 @@ from jaxtyping import PyTree
 
 from ebm_jax.recipes import EnergyRecipe
 from ebm_jax.runs.endings import RunError, say
-from ebm_jax.runs.models import FILE, Model, header, save_model
+from ebm_jax.runs.models import FILE, Model, header, load, save_model
 from ebm_jax.runs.run import Run
 from ebm_jax.runs.training import train
+
+VALIDATION = "validation_loss"  # of the rows of metrics.csv
 
 
 def check_energy(run: Run, recipe: EnergyRecipe) -> None:
@@ -36,9 +38,8 @@ def train_energy(
     *,
     seed: int,
     steps_per_call: int = 50,
-    evaluate: Callable[[Model], dict[str, float]] = lambda model: {},
+    validate: Callable[[Model], float] | None = None,
     roll_backs: int = 0,
-    best: str = "",
 ) -> Model:
     """Trains, or resumes, a recipe; saves its model in the run's folder.
 
@@ -48,9 +49,9 @@ def train_energy(
         batches: batches(first_step, count) of examples, in the units that the network sees.
         seed: seed of everything.
         steps_per_call: steps between rows of metrics.csv.
-        evaluate: metrics of the model that a row holds besides.
+        validate: a loss of the model on examples that are not trained on, measured at every
+            row. The model with the lowest one is kept; without it the last one is.
         roll_backs: as for `runs.training.train`.
-        best: likewise; a loss with chains says nothing of the model.
 
     Returns:
         The model of the averaged parameters.
@@ -67,6 +68,15 @@ def train_energy(
         about = {"config": run.config, "steps": step, "source": recipe.source}
         save_model(run.folder / FILE, model_of(recipe, params)._replace(about=about))
 
+    def choose(params: PyTree) -> dict[str, float]:
+        if validate is None:
+            return {}
+        past = [float(row[VALIDATION]) for row in run.rows()]
+        found = validate(model_of(recipe, params))
+        if not past or found < min(past):
+            save(steps_per_call * (len(past) + 1), params)
+        return {VALIDATION: found}
+
     state = train(
         run,
         objective.loss,
@@ -78,14 +88,14 @@ def train_energy(
         seed=seed,
         ema_decay=recipe.ema,
         steps_per_call=steps_per_call,
-        evaluate=lambda params: evaluate(model_of(recipe, params)),
+        evaluate=choose,
         prepare=objective.prepare,
         memory=jax.jit(objective.memory)(jax.random.key(seed + 1)),
         roll_backs=roll_backs,
-        best=best,
-        save=save,
+        best=VALIDATION,  # the loss of a batch says nothing of a model with chains
+        save=save if validate is None else lambda step, params: None,
     )
-    return model_of(recipe, state.ema)
+    return model_of(recipe, state.ema) if validate is None else load(run.folder)
 
 
 def model_of(recipe: EnergyRecipe, params: PyTree) -> Model:

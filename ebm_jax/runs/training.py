@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +14,14 @@ from ebm_jax.checkpoints import Checkpoints
 from ebm_jax.distributed import first_says, heed_sigterm, is_first
 from ebm_jax.ema import Decay
 from ebm_jax.keys import example_keys
+from ebm_jax.runs.endings import RESUME, RunError, Stopped, say
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 from ebm_jax.sharding import (
-    Mesh,
-    data_mesh,
     fetch,
-    gather,
     memory_plan,
-    place_parameters,
     replicate,
     split,
-    split_or_copy,
 )
 from ebm_jax.training import (
     Loss,
@@ -36,9 +33,6 @@ from ebm_jax.training import (
     make_step,
 )
 from ebm_jax.types import Example, PRNGKey
-from ebm_jax.runs.endings import RESUME, RunError, Stopped, say
-from ebm_jax.runs.progress import progress
-from ebm_jax.runs.run import Run
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 SAVED = "saved"  # an empty file of a run of which a checkpoint was saved
