@@ -28,19 +28,28 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
 from ebm_jax import likelihood, losses, metrics, targets
 from ebm_jax.calculus import score_from_energy
 from ebm_jax.keys import example_keys
 from ebm_jax.nets import EnergyMLP
+from ebm_jax.recipes import (
+    ENERGY_METHODS,
+    TRUE_SCORE,
+    EnergyMethod,
+    EnergyProblem,
+    two_player_adam,
+)
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import RunError, say
+from ebm_jax.runs.folder import write_rows
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 from ebm_jax.sharding import data_mesh, spread
+from ebm_jax.targets import Target
 from ebm_jax.training import TrainState, init_state, make_step
-from ebm_jax.types import Scalar
-from experiments._folder import write_rows
-from experiments._methods import METHODS, TRUE_SCORE, Method, Problem, Setup
-from experiments._run import Run, RunError, command, progress, say
+from ebm_jax.types import Example, PRNGKey, Scalar
 
 HALF_WIDTH, CELLS = 6.0, 400
 TEXT = ("data", "loss")  # columns of metrics.csv that hold names
@@ -50,10 +59,10 @@ FIGURES = ("KL", "squared MMD", "Fisher divergence", "weights")
 
 
 def main(
+    run: Run,
     *,
     data: tuple[Name, ...] = ("moons", "checkerboard", "eight_gaussians"),
     only: tuple[str, ...] = (),
-    out: str = "",
     sigma: float = 0.1,
     widths: tuple[int, ...] = (128, 128),
     batch_size: int = 256,
@@ -65,9 +74,9 @@ def main(
     """Train every loss on every law and compare what came out.
 
     Args:
+        run: the run.
         data: the laws.
         only: the losses; all by default.
-        out: the run's folder; runs/compare_losses by default.
         sigma: smoothing of the laws.
         widths: hidden widths of the energy's MLP.
         batch_size: fresh examples in a step.
@@ -76,29 +85,30 @@ def main(
         num_seeds: trainings of each loss on each law.
         seed: the first seed.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    unknown = set(only) - set(METHODS)
+    unknown = set(only) - set(ENERGY_METHODS)
     if unknown:
-        raise RunError(f"--only got {sorted(unknown)}: give some of {list(METHODS)}.")
-    run = Run("compare_losses", out, config)
-    if run.is_done(products=("report.html",)):
+        raise RunError(f"--only got {sorted(unknown)}: give some of {list(ENERGY_METHODS)}.")
+    if not run.begin(products=("report.html",)):
         return
-    names = only or tuple(METHODS)
+    names = only or tuple(ENERGY_METHODS)
     kept = [row for row in run.rows(TEXT) if is_there(run.folder / density_file(row))]
     write_rows(run.folder / "metrics.csv", kept)
     done = {(row["data"], row["loss"]) for row in kept}
     net, last = EnergyMLP(widths), int(kept[-1]["step"]) if kept else 0
     with progress("cells", len(data) * len(names), len(done)) as advance:
         for law in data:
-            problem = make_problem(law, sigma, net, seed)
-            judge, log_p = make_judge(problem, law)
+            clean = getattr(targets, law)()
+            smooth = clean.smoothed(sigma)
+            problem = make_problem(smooth, sigma, net, seed)
+            judge, log_p = make_judge(problem, smooth, law)
             np.savez_compressed(run.folder / f"{law}.npz", log_p=log_p)
             for name in names:
                 if (law, name) in done:
                     continue
                 ema, seconds = train(
-                    METHODS[name], problem, batch_size, learning_rate, effort, num_seeds, seed
-                )
+                    ENERGY_METHODS[name], problem, (clean, smooth), batch_size, learning_rate,
+                    effort, num_seeds, seed,
+                )  # fmt: skip
                 figures, log_p = judge({"energy": ema["energy"]}, jnp.arange(num_seeds))
                 row = summary(figures)
                 np.savez_compressed(run.folder / f"{law}-{file_name(name)}.npz", log_p=log_p[0])
@@ -114,33 +124,39 @@ def main(
     run.finish(best(rows, data))
 
 
-def make_problem(name: str, sigma: float, net: EnergyMLP, seed: int) -> Problem:
-    """The law and its smoothing, and draws that noise laws are fitted to."""
-    clean = getattr(targets, name)()
-    law = clean.smoothed(sigma)
+def make_problem(law: Target, sigma: float, net: EnergyMLP, seed: int) -> EnergyProblem:
+    """What is to be learned of a smoothed law, with draws that noise laws are fitted to."""
     keys = example_keys(jax.random.key(seed + 1000), jnp.arange(10_000))
-    return Problem(clean, law, sigma, net, jax.jit(jax.vmap(law.draw))(keys))
+
+    def start(key: PRNGKey) -> Example:
+        return jax.random.uniform(key, (2,), minval=-4.0, maxval=4.0)
+
+    return EnergyProblem(net, sigma, jax.jit(jax.vmap(law.draw))(keys), start, law.score)
 
 
 def train(
-    method: Method,
-    problem: Problem,
+    method: EnergyMethod,
+    problem: EnergyProblem,
+    laws: tuple[Target, Target],
     batch_size: int,
     learning_rate: float,
     effort: float,
     num_seeds: int,
     seed: int,
 ) -> tuple[PyTree, float]:
-    """Averaged parameters of every seed, and the seconds of all, compiling left out."""
-    setup = method.setup(problem)
+    """Averaged parameters of every seed, and the seconds of all, compiling left out.
+
+    `laws` are the law and its smoothing.
+    """
+    objective = method.objective(problem)
     calls = max(1, round(effort * method.num_steps / CALLS))
-    optimizer = two_speeds(setup, learning_rate, calls * CALLS)
-    step = make_step(setup.loss, optimizer, ema_decay=0.999, prepare=setup.prepare)
-    draw = problem.clean.draw if setup.clean else problem.law.draw
+    optimizer = two_player_adam(objective, learning_rate, calls * CALLS)
+    step = make_step(objective.loss, optimizer, ema_decay=0.999, prepare=objective.prepare)
+    draw = laws[0].draw if objective.clean else laws[1].draw
 
     def start(index: Array) -> TrainState:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), 3)
-        return init_state(setup.init(keys[0]), optimizer, keys[1], setup.memory(keys[2]))
+        return init_state(objective.init(keys[0]), optimizer, keys[1], objective.memory(keys[2]))
 
     def advance(state: TrainState) -> tuple[TrainState, Array]:
         def one(state: TrainState, _: None) -> tuple[TrainState, Scalar]:
@@ -163,29 +179,14 @@ def train(
     return state.ema, time.perf_counter() - begin
 
 
-def two_speeds(setup: Setup, learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    """Adam on a cosine for the energy and log Z, and at its own speed for a second player."""
-
-    def labels(params: PyTree) -> dict[str, str]:
-        return {name: "model" if name in ("energy", "log_z") else "other" for name in params}
-
-    def adam(rate: float) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(rate * learning_rate, num_steps)
-        return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule, setup.momentum))
-
-    players = {"model": adam(setup.rate), "other": adam(setup.rate * setup.speed)}
-    return optax.multi_transform(players, labels)
-
-
-def make_judge(problem: Problem, name: str) -> tuple[Any, Array]:
+def make_judge(problem: EnergyProblem, law: Target, name: str) -> tuple[Any, Array]:
     """judge(params, seeds) -> (figures, log density on the grid), and that of the law."""
-    law = problem.law
     assert law.energy is not None
     assert law.score is not None
     energy_of_law, score_of_law = law.energy, law.score
     on_grid: dict[str, Any] = {"half_width": HALF_WIDTH, "num_points": CELLS}
     points = likelihood.square_grid(HALF_WIDTH, CELLS)
-    nearest, count = regions(problem, name)
+    nearest, count = regions(name)
     data_keys = example_keys(jax.random.key(77), jnp.arange(2000))
     data = jax.jit(jax.vmap(law.draw))(data_keys)
     bandwidth = jax.jit(metrics.median_distance)(data)
@@ -218,7 +219,7 @@ def make_judge(problem: Problem, name: str) -> tuple[Any, Array]:
     return spread(judge), log_law
 
 
-def regions(problem: Problem, name: str) -> tuple[Any, int]:
+def regions(name: str) -> tuple[Any, int]:
     """The mode that a point is nearest to, as its number, and how many there are."""
     if name == "checkerboard":
         cells = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
@@ -230,11 +231,11 @@ def regions(problem: Problem, name: str) -> tuple[Any, int]:
         half = jnp.linspace(0, jnp.pi, 64)
         arc = 2 * jnp.stack([jnp.cos(half), jnp.sin(half)], -1)
         shift = jnp.array([1.0, 0.2])
-        arcs = jnp.concatenate([arc - shift, -arc + jnp.array([1.0, 0.8])])
-        return lambda x: jnp.argmin(jnp.sum((arcs - x) ** 2, -1)) // 64, 2
+        arcs = jnp.concatenate([arc - shift[None], -arc + jnp.array([[1.0, 0.8]])])
+        return lambda x: jnp.argmin(jnp.sum((arcs - x[None]) ** 2, -1)) // 64, 2
     else:  # rings by radius, spirals by arm are quadrants enough
         centers = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    return lambda x: jnp.argmin(jnp.sum((centers - x) ** 2, -1)), len(centers)
+    return lambda x: jnp.argmin(jnp.sum((centers - x[None]) ** 2, -1)), len(centers)
 
 
 def summary(figures: dict[str, Array]) -> dict[str, float]:
@@ -256,7 +257,7 @@ def best(rows: list[dict[str, str]], data: tuple[str, ...]) -> dict[str, float]:
     for law in data:
         for kind, chains in (("without chains", False), ("with chains", True)):
             mine = [r for r in rows if r["data"] == law and r["loss"] != TRUE_SCORE]
-            kls = [float(r["KL"]) for r in mine if METHODS[r["loss"]].chains == chains]
+            kls = [float(r["KL"]) for r in mine if ENERGY_METHODS[r["loss"]].chains == chains]
             if kls:
                 results[f"least KL on {law}, {kind}"] = float(np.nanmin(kls))
     return results
@@ -266,7 +267,7 @@ def report(
     run: Run, rows: list[dict[str, str]], data: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
     """The page: one figure of all densities, one table a law, least KL first."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     figure = page.Figure(figsize=(1.25 * (len(names) + 1), 1.45 * len(data)), layout="constrained")
     axes = figure.subplots(len(data), len(names) + 1, squeeze=False)
@@ -296,7 +297,7 @@ def report(
 
 def table_row(row: dict[str, str]) -> list[str]:
     """One loss on one law: figures with intervals, and whether it came to the goal."""
-    method = METHODS[row["loss"]]
+    method = ENERGY_METHODS[row["loss"]]
     figures = [f"{float(row[f]):.4f} ± {float(row[f'{f} interval']):.4f}" for f in FIGURES]
     reached = float(row["KL"]) <= (0.05 if method.chains else 0.02)
     kind = "chains" if method.chains else "no chains"

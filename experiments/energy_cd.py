@@ -17,29 +17,28 @@ and with the noise that was added to the data still in them. A step on 28x28 ima
 times as long; there `convergent` draws strokes after 400 steps, `short_run` still a texture.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
-from ebm_jax import losses, metrics, recipes
+from ebm_jax import metrics, recipes
 from ebm_jax.data import Pixels, Rows, batch_indices, load_split, to_uint8, to_unit
-from ebm_jax.keys import example_keys
 from ebm_jax.nets import ConvEnergy
-from ebm_jax.recipes import ChainRecipe, chain_kernel
-from ebm_jax.samplers import ReplayBuffer, draw_starts, replay_buffer, write_back
+from ebm_jax.recipes import ChainRecipe, EnergyRecipe, chain_kernel, chain_losses
+from ebm_jax.runs.command import command
+from ebm_jax.runs.drawing import draw_finite
+from ebm_jax.runs.endings import say
+from ebm_jax.runs.energies import check_energy, train_energy
+from ebm_jax.runs.flags import UNSTABLE, check_judged, described, finite
+from ebm_jax.runs.run import Run
+from ebm_jax.runs.training import past_roll_backs
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
-from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
-from experiments._denoiser import draw_finite
-from experiments._flags import UNSTABLE, check_flags, check_judged, check_network, described, finite
-from experiments._run import Run, command, say
-from experiments._train import mesh_for, past_roll_backs, train
+from ebm_jax.types import EnergyFn, Example
 
 CHUNK = 200  # chains in one compiled call
 DENOISED = 1000  # images, held out and of training, that are denoised
@@ -65,9 +64,9 @@ BRIEF: dict[str, dict[str, Any]] = {
 
 
 def main(
+    run: Run,
     *,
     data: str = "digits",
-    out: str = "",
     preset: Literal["short_run", "convergent"] = "short_run",
     num_steps: int = 2000,
     channels: tuple[int, ...] = (32, 64, 64),
@@ -81,8 +80,8 @@ def main(
     """Learn an energy of images by persistent contrastive divergence and judge it.
 
     Args:
+        run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        out: the run's folder; runs/energy_cd-<preset> by default.
         preset: which of `ebm_jax.recipes`, with the changes to it that are printed.
         num_steps: optimization steps; the learning rate falls to 0 by a cosine.
         channels: channels of the energy's layers, each of which halves the sides.
@@ -93,133 +92,56 @@ def main(
         on_divergence: stop, or go back to the last checkpoint with another key, thrice at most.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
     images, held_out = load_split(data)
-    config |= described(images, held_out)
-    recipe: ChainRecipe = getattr(recipes, preset)._replace(**BRIEF[preset])
-    net = ConvEnergy(channels)
     check_judged(images, held_out, num_samples)
-    check_network(net.init, images.pixels.shape[1:])
-    mesh_for(recipe.batch_size)
-    run = Run(f"energy_cd-{preset}", out, config)
-    if run.is_done():
-        return
     x, x_held = to_unit(images.pixels[:]), to_unit(held_out.pixels[:])
-    num_samples = num_samples or min(len(x_held), 1000)
-    say(f"{len(x)} images of {x.shape[1:]}, {len(x_held)} held out")
-    say(f"{preset}, changed: {BRIEF[preset]}; temperature of the chains {recipe.temperature:.3g}")
+    shape = images.pixels.shape[1:]
+    chains: ChainRecipe = getattr(recipes, preset)._replace(**BRIEF[preset])
+    net = ConvEnergy(channels, scale=chains.energy_scale)
 
-    params = jax.jit(net.init)(jax.random.key(seed), jnp.asarray(x[0]))
+    def health(params: PyTree, x_data: Array, x_model: Array) -> dict[str, Array]:
+        return metrics.energy_health(recipe.energy(params), x_data, x_model)._asdict()
 
-    def energy(params: PyTree) -> EnergyFn:
-        return lambda x: recipe.energy_scale * net.apply(params, x)
-
-    def draw(key: PRNGKey) -> Example:
-        return jax.random.uniform(key, x.shape[1:], minval=-1.0, maxval=1.0)
-
-    def loss(params: PyTree, key: PRNGKey, pair: tuple[Array, Array]) -> Scalar:
-        energy_fn = energy(params)
-        penalty = losses.squared_energies(energy_fn, *pair)
-        return losses.contrastive_divergence(energy_fn, *pair) + recipe.energy_penalty * penalty
+    recipe = EnergyRecipe(
+        net=net,
+        objective=chain_losses.persistent_on_images(chains, net, shape, len(x), health),
+        optimizer=partial(recipes.chain_optimizer, chains),
+        ema=ema_decay,
+        batch_size=chains.batch_size,
+        num_steps=num_steps,
+        shape=shape,
+        sampler=recipes.chain_sampler(chains, sample_steps),
+    )
+    check_energy(run, recipe)
+    if not run.begin(**described(images, held_out)):
+        return
 
     def batches(first: int, count: int) -> Rows:
-        return Rows(x, batch_indices(seed, first, count, len(x), recipe.batch_size))
+        return Rows(x, batch_indices(seed, first, count, len(x), chains.batch_size))
 
-    keys = example_keys(jax.random.key(seed + 1), jnp.arange(recipe.buffer_size or len(x)))
-    state = train(
-        run,
-        loss,
-        params,
-        optimizer_of(recipe, num_steps),
-        batches,
-        num_steps=num_steps,
-        batch_size=recipe.batch_size,
-        seed=seed,
-        ema_decay=ema_decay,
-        steps_per_call=50,
-        prepare=partial(advance, recipe, energy, draw),
-        memory=jax.jit(lambda keys: replay_buffer(jax.vmap(draw)(keys)))(keys),
-        roll_backs=ROLL_BACKS if on_divergence == "roll_back" else 0,
-        best="",  # the loss of contrastive divergence says nothing of quality
-    )
-    energy_fn = energy(state.ema)
+    say(f"{len(x)} images, {len(x_held)} held out")
+    say(f"{preset}, changed: {BRIEF[preset]}; temperature of the chains {chains.temperature:.3g}")
+    times = ROLL_BACKS if on_divergence == "roll_back" else 0
+    model = train_energy(run, recipe, batches, seed=seed, roll_backs=times)
+    num_samples = num_samples or min(len(x_held), 1000)
     with run.clock("sample"):
-        samples = draw_samples(recipe, energy_fn, draw, num_samples, sample_steps, seed)
+        samples = draw_finite(model.draw, num_samples, seed + 2, chunk=CHUNK)
     np.savez_compressed(run.folder / "samples.npz", samples=to_uint8(samples))
     results: dict[str, float] = {
-        "effective temperature": recipe.temperature,
-        "roll-backs": len(past_roll_backs(run)),
+        "effective temperature": chains.temperature,
+        "roll-backs": float(len(past_roll_backs(run))),
     }
     with run.clock("judge"):
-        from experiments._judge import judge_images
+        from ebm_jax.runs.judge import judge_images
 
         results |= judge_images(to_uint8(samples), images, held_out, seed)
-        inside, trained_on = smoothed(recipe, x_held, seed), smoothed(recipe, x, seed + 3)
+        inside, trained_on = smoothed(chains, x_held, seed), smoothed(chains, x, seed + 3)
         others = other_images(inside, seed)
         besides = {"samples of the model": samples, "training images": trained_on}
-        results |= separations(energy_fn, inside, others | besides)
-        strip, denoised = denoise(recipe, energy_fn, x, x_held, noise_level, seed)
+        results |= separations(model.energy, inside, others | besides)
+        strip, denoised = denoise(chains, model.energy, x, x_held, noise_level, seed)
     report(run, to_uint8(samples), held_out.pixels, others, strip, results | denoised)
     run.finish(results | denoised)
-
-
-def advance(
-    recipe: ChainRecipe,
-    energy: Callable[[PyTree], EnergyFn],
-    draw: Callable[[PRNGKey], Example],
-    params: PyTree,
-    key: PRNGKey,
-    buffer: ReplayBuffer,
-    x_data: Array,
-) -> tuple[ReplayBuffer, tuple[Array, Array], dict[str, Scalar]]:
-    """Move a batch of chains on with the parameters as they are, and pair them with data.
-
-    The first arguments are fixed by `partial`; the rest is the `prepare` of `make_step`.
-    """
-    kernel = chain_kernel(recipe, energy(params))
-    key_starts, key_chains, key_data = jax.random.split(key, 3)
-    count = len(x_data)
-    starts = draw_starts(draw, key_starts, buffer, count, restart_share=recipe.restart_share)
-
-    def chain(key: PRNGKey, x: Example) -> Example:
-        return run_chain(kernel, key, kernel.init(x), recipe.num_steps)[0].x
-
-    def blur(key: PRNGKey, x: Example) -> Example:
-        return x + recipe.data_noise * jax.random.normal(key, x.shape)
-
-    x_model = jax.vmap(chain)(example_keys(key_chains, jnp.arange(count)), starts.x)
-    x_data = jax.vmap(blur)(example_keys(key_data, jnp.arange(count)), x_data)
-    health = metrics.energy_health(energy(params), x_data, x_model)
-    age = jnp.mean(buffer.age.astype(jnp.float32))
-    return write_back(buffer, starts, x_model), (x_data, x_model), {**health._asdict(), "age": age}
-
-
-def optimizer_of(recipe: ChainRecipe, num_steps: int) -> optax.GradientTransformation:
-    """The recipe's optimizer, with a learning rate that falls to 0 by a cosine."""
-    rate = optax.cosine_decay_schedule(recipe.learning_rate, num_steps)
-    rule = optax.sgd(rate) if recipe.optimizer == "sgd" else optax.adam(rate, *recipe.betas)
-    if recipe.gradient_bound is None:
-        return rule
-    return optax.chain(optax.clip_by_global_norm(recipe.gradient_bound), rule)
-
-
-def draw_samples(
-    recipe: ChainRecipe,
-    energy_fn: EnergyFn,
-    draw: Callable[[PRNGKey], Example],
-    count: int,
-    num_steps: int,
-    seed: int,
-) -> np.ndarray:
-    """The ends of chains from fresh noise; sample i depends on (seed, i) alone."""
-    kernel = chain_kernel(recipe, energy_fn)
-
-    def sample(key: PRNGKey) -> Example:
-        key_start, key_chain = jax.random.split(key)
-        return run_chain(kernel, key_chain, kernel.init(draw(key_start)), num_steps)[0].x
-
-    return draw_finite(sample, count, seed + 2, chunk=CHUNK)
 
 
 def smoothed(recipe: ChainRecipe, x: np.ndarray, seed: int) -> np.ndarray:
@@ -301,7 +223,7 @@ def denoise(
         "denoised": denoised,
         "by Wiener's filter": wiener(x, noisy["held out"], noise_level),
     }
-    results: dict[str, float] = {"denoising steps, best on training images": best + 1}
+    results: dict[str, float] = {"denoising steps, best on training images": best + 1.0}
     for name, images in by_name.items():
         results[f"mean squared error, {name}"] = error(images, clean)
         results[f"PSNR, {name}"] = 10 * np.log10(4 / error(images, clean))
@@ -326,7 +248,7 @@ def report(
     results: dict[str, float],
 ) -> None:
     """The page: samples beside held-out images, denoising, what is none of them, health."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     rejected = np.concatenate([to_uint8(images[:16]) for images in others.values()])
     sections = {
@@ -354,7 +276,12 @@ def report(
             "Means over a compiled call. The loss itself is no sign of convergence.",
         ),
     }
-    page.write_report(run, "Persistent contrastive divergence", __doc__.split("\n\n")[2], sections)
+    lead = (
+        "A convolutional energy falls at data and rises at the ends of Langevin chains, which go "
+        "on from step to step. It is judged by samples from fresh noise, by denoising, and by "
+        "telling held-out images from others."
+    )
+    page.write_report(run, "Persistent contrastive divergence", lead, sections)
 
 
 def health_curves(run: Run, figure_class: Any) -> Any:

@@ -28,30 +28,33 @@ from rich.table import Table
 from ebm_jax import metrics
 from ebm_jax.data import Pixels, load, to_unit
 from ebm_jax.distributed import is_first
-from experiments._flags import check_flags
-from experiments._folder import as_json, write_whole
-from experiments._judge import Embed, Outputs, class_figures, figures, pixel_features
-from experiments._run import RunError, command, progress, say
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import RunError, say
+from ebm_jax.runs.folder import as_json, write_whole
+from ebm_jax.runs.judge import Embed, Outputs, class_figures, figures, pixel_features
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 
 PIXELS = "uint8; floats by round(127.5 (x + 1))"
 TITLES = {"Frechet distance": "FID", "kernel distance": "KID", "class score": "IS"}
 
 
 def main(
+    run: Run,
     *,
-    samples: str,
-    reference: str,
+    samples: str = "",
+    reference: str = "",
     held_out: str = "",
     features: Literal["inception", "pixels"] = "inception",
     weights: str = "",
     batch_size: int = 32,
     save_statistics: str = "",
-    out: str = "evaluation.json",
     seed: int = 0,
 ) -> None:
     """Judge images against real ones; print a table and write it as JSON.
 
     Args:
+        run: its folder takes evaluation.json; it may be the folder of the run that drew.
         samples: the images to judge: a folder of images or an .npz.
         reference: real images likewise, or an .npz of their statistics (mu and sigma), from
             which there is the FID alone; "digits", "mnist" and "cifar10" are known by name.
@@ -61,10 +64,11 @@ def main(
         weights: file of Inception's weights; by default EBM_JAX_INCEPTION, or the cache.
         batch_size: images that pass through the network at once.
         save_statistics: an .npz file for the statistics of the reference.
-        out: the JSON file.
         seed: of the halves and subsets.
     """
-    check_flags({"batch_size": batch_size, "seed": seed})
+    for name, path in (("samples", samples), ("reference", reference)):
+        if not path:
+            raise RunError(f"--{name} is missing: give a folder of images or an .npz.")
     try:
         protocol, embed = network(features, weights, batch_size)
         found, sizes = evaluate(
@@ -81,8 +85,9 @@ def main(
     packages = {name: version(name) for name in ("ebm_jax", "jax", "jaxlib", "numpy", "scipy")}
     record = {"figures": table, "protocol": protocol, **sizes, "seed": seed, "versions": packages}
     if is_first():
-        write_whole(Path(out), as_json(record))
-    say(f"written to {out}")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(run.folder / "evaluation.json", as_json(record))
+    say(f"written to {run.folder / 'evaluation.json'}")
 
 
 def network(features: str, weights: str, batch_size: int) -> tuple[dict[str, Any], Embed]:

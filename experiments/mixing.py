@@ -26,13 +26,16 @@ from jaxtyping import Array
 
 from ebm_jax import metrics
 from ebm_jax.keys import example_keys
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import say
+from ebm_jax.runs.flags import UNSTABLE, finite
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 from ebm_jax.samplers import Kernel, hmc, mala, random_walk, warm_up
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.targets import Target, gaussian
 from ebm_jax.types import EnergyFn, PRNGKey, Scalar
-from experiments._flags import UNSTABLE, finite
-from experiments._run import Run, command, progress, say
 
 SHIFT = 2.0  # standard deviations: KL = SHIFT^2 / 2
 
@@ -77,8 +80,8 @@ METHODS = {
 
 
 def main(
+    run: Run,
     *,
-    out: str = "",
     dimensions: tuple[int, ...] = (2, 8, 32, 128, 512),
     num_chains: int = 2048,
     num_long_chains: int = 32,
@@ -89,7 +92,7 @@ def main(
     """Measure the cost of a nat and the effective draws a second as the dimension grows.
 
     Args:
-        out: the run's folder; runs/mixing by default.
+        run: the run.
         dimensions: of the Gaussian.
         num_chains: chains whose law is followed to one nat.
         num_long_chains: chains in the measure of effective draws.
@@ -97,9 +100,7 @@ def main(
         warm_up_steps: of the step size.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    run = Run("mixing", out, config)
-    if run.is_done(products=("report.html",)):
+    if not run.begin(products=("report.html",)):
         return
     run.keep_rows_until(0)  # all are measured anew
     rows: list[dict[str, Any]] = []
@@ -206,7 +207,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def report(run: Run, rows: list[dict[str, Any]], results: dict[str, float]) -> None:
     """The page: cost of a nat and effective draws a second against the dimension."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     figure = page.Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -231,7 +232,11 @@ def report(run: Run, rows: list[dict[str, Any]], results: dict[str, float]) -> N
         "Exponents": page.table(results),
         "Measurements": page.wide_table(head, cells),
     }
-    page.write_report(run, "Mixing as the dimension grows", __doc__.split("\n\n")[2], sections)
+    lead = (
+        "A Gaussian of independent coordinates with standard deviations from .5 to 1. Every "
+        "kernel's step size is tuned to its best acceptance and frozen."
+    )
+    page.write_report(run, "Mixing as the dimension grows", lead, sections)
 
 
 if __name__ == "__main__":

@@ -24,20 +24,22 @@ from jaxtyping import Array
 
 from ebm_jax.keys import example_keys
 from ebm_jax.noise import geometric
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import RunError, say
+from ebm_jax.runs.flags import UNSTABLE, finite
+from ebm_jax.runs.run import Run
 from ebm_jax.samplers import Kernel, annealed_langevin, mala, parallel_tempering, ula
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.targets import gaussian_mixture
 from ebm_jax.types import NoisyScoreFn, PRNGKey
-from experiments._flags import UNSTABLE, check_flags, finite
-from experiments._run import Run, RunError, command, say
 
 Sampler = Callable[[PRNGKey], Array]
 
 
 def main(
+    run: Run,
     *,
-    out: str = "",
     weight: float = 0.8,
     distance: float = 4.0,
     scale: float = 0.4,
@@ -53,7 +55,7 @@ def main(
     """Compare samplers on a mixture whose modes are far apart.
 
     Args:
-        out: the run's folder; runs/mode_weights by default.
+        run: the run.
         weight: weight of the left mode; the right one has the rest.
         distance: between the modes.
         scale: standard deviation of each mode.
@@ -66,12 +68,9 @@ def main(
         step_ratio: its step size over sigma^2.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
     if 2 * distance <= scale / 5:
         raise RunError(f"--distance got {distance}: give more than a tenth of --scale {scale}.")
-    run = Run("mode_weights", out, config)
-    if run.is_done():
+    if not run.begin():
         return
     means = jnp.array([[-distance / 2, 0.0], [distance / 2, 0.0]])
     weights = jnp.array([weight, 1 - weight])
@@ -147,7 +146,7 @@ def report(
     weight: float,
 ) -> None:
     """The page: the samples of every sampler side by side, and the weights with errors."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     figure = page.Figure(figsize=(10, 2.4), layout="constrained")
     axes = figure.subplots(1, len(samples), sharex=True, sharey=True)

@@ -35,12 +35,14 @@ from jaxtyping import Array, Float, PyTree
 from ebm_jax import likelihood, losses, targets
 from ebm_jax.keys import example_keys
 from ebm_jax.nets import RealNVP
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
+from ebm_jax.runs.training import fresh_batches, train
 from ebm_jax.sharding import spread
 from ebm_jax.targets import Target, log_density
 from ebm_jax.types import Example, PRNGKey, Scalar
-from experiments._flags import check_flags
-from experiments._run import Run, RunError, command, progress
-from experiments._train import fresh_batches, mesh_for, train
 
 HALF_WIDTH = 7.0  # of the square of quadrature; the laws lie within about 4
 NEWTON_STEPS = 12
@@ -52,9 +54,9 @@ ByCase = dict[tuple[str, str], np.ndarray]  # by model and noise
 
 
 def main(
+    run: Run,
     *,
     data: Name = "eight_gaussians",
-    out: str = "",
     nus: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
     num_fits: int = 60,
     num_data: int = 1000,
@@ -66,8 +68,8 @@ def main(
     """Learn log Z by noise-contrastive estimation and compare it with the truth.
 
     Args:
+        run: the run.
         data: the law, of known energy and log Z.
-        out: the run's folder; runs/nce_logz-<data> by default.
         nus: numbers of noise points for each data point.
         num_fits: independent fits, each with data and noise of its own.
         num_data: data points of a fit.
@@ -76,11 +78,8 @@ def main(
         learning_rate: peak of Adam's, decayed to 0 by a cosine.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
-    mesh_for(batch_size)
-    run = Run(f"nce_logz-{data}", out, config)
-    if run.is_done():
+    run.machine.mesh_for(batch_size)
+    if not run.begin():
         return
     target: Target = getattr(targets, data)()
     net = RealNVP((2,))
@@ -208,7 +207,7 @@ def standard_errors(
 
 def report(run: Run, target: Target, learned: ByCase, expected: ByCase) -> dict[str, float]:
     """The page: error against nu beside the theory, and every mean; returns the errors."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     nus, rows, results = np.array(run.config["nus"]), [], {}
     figure = page.Figure(figsize=(8, 3.2), layout="constrained")

@@ -12,10 +12,13 @@ Takes about a minute; celeb_a/64, squares of 64x64 from the middle 140x140 of 20
 from pathlib import Path
 
 from ebm_jax.data import load_split, prepare
-from experiments._run import command, say
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import say
+from ebm_jax.runs.run import Run
 
 
 def main(
+    run: Run,
     *,
     name: str = "mnist",
     originals: str = "",
@@ -23,6 +26,7 @@ def main(
     """Prepare a set of images, and say what it holds.
 
     Args:
+        run: not begun: the set is kept elsewhere.
         name: mnist, fashion_mnist, kmnist, cifar10, celeb_a (218x178), or celeb_a/SIDE for squares.
         originals: a folder of its files as published; by default they are downloaded.
     """

@@ -25,10 +25,13 @@ from ebm_jax import noise, samplers
 from ebm_jax.calculus import denoiser_from_score
 from ebm_jax.keys import example_keys
 from ebm_jax.noise import Process
+from ebm_jax.runs.command import command
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.flags import UNSTABLE, finite
+from ebm_jax.runs.progress import progress
+from ebm_jax.runs.run import Run
 from ebm_jax.sharding import spread
 from ebm_jax.types import Example, PRNGKey, Scalar
-from experiments._flags import UNSTABLE, finite
-from experiments._run import Run, RunError, command, progress
 
 CENTRES, SPREAD = (-1.5, 1.5), 0.4
 CHUNK = 1000  # numbers drawn from one key
@@ -54,33 +57,31 @@ PROCESSES = {
 
 
 def main(
+    run: Run,
     *,
     process: str = "vp",
     weight: float = 0.8,
     evaluations: tuple[int, ...] = (4, 6, 10, 20, 50, 100, 200, 500, 1000),
     num_samples: int = 100_000,
-    out: str = "",
     seed: int = 0,
 ) -> None:
     """Every solver at every number of evaluations, as a figure and a table.
 
     Args:
+        run: the run.
         process: vp, ve, sub_vp, cosine or edm.
         weight: of the left mode, between 0 and 1.
         evaluations: of the denoiser, for each sample; a solver takes as many steps as fit.
         num_samples: samples of each case, a multiple of 1000.
-        out: the run's folder; runs/solvers by default.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
     if process not in PROCESSES:
         raise RunError(f"--process got {process}: give one of {', '.join(PROCESSES)}.")
     if min(evaluations) < 4:
         raise RunError(f"--evaluations got {evaluations}: give numbers of at least 4.")
     if num_samples % CHUNK:
         raise RunError(f"--num-samples got {num_samples}: give a multiple of {CHUNK}.")
-    run = Run("solvers", out, config)
-    if run.is_done():
+    if not run.begin():
         return
     law = PROCESSES[process]
     lowest = float(law.level(jnp.float32(law.t_min)))
@@ -154,7 +155,7 @@ def distance(x: np.ndarray, weight: float, sigma: float) -> float:
 
 def report(run: Run, errors: dict[str, dict[int, float]], floor: float) -> None:
     """The page: one figure, one table."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -172,7 +173,11 @@ def report(run: Run, errors: dict[str, dict[int, float]], floor: float) -> None:
         ),
         "Wasserstein distances": page.wide_table(head, rows),
     }
-    page.write_report(run, "Solvers", __doc__.split("\n\n")[2], sections)
+    lead = (
+        "A mixture of two Gaussians on a line, whose denoiser is known in closed form: whatever "
+        "error is left is the solver's."
+    )
+    page.write_report(run, "Solvers", lead, sections)
 
 
 if __name__ == "__main__":

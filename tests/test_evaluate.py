@@ -10,6 +10,7 @@ import safetensors.numpy
 from benchmarks.metrics_worker import inception_weights
 from ebm_jax import metrics
 from ebm_jax.data import DataError, to_unit
+from ebm_jax.runs.command import start
 from ebm_jax.runs.endings import RunError
 from experiments import evaluate
 
@@ -24,10 +25,12 @@ def save(path, n, mean, side=4):
 
 
 def run(tmp_path, capsys, **flags):
-    out = tmp_path / "evaluation.json"
-    flags = {name: str(value) for name, value in flags.items()}
-    evaluate.main(features="pixels", out=str(out), **flags)
-    return json.loads(out.read_text()), capsys.readouterr().out
+    out = judge(tmp_path, **{name: str(value) for name, value in flags.items()})
+    return json.loads((out / "evaluation.json").read_text()), capsys.readouterr().out
+
+
+def judge(tmp_path, *, features="pixels", **flags):
+    return start(evaluate.main, str(tmp_path / "judged"), features=features, **flags).folder
 
 
 @pytest.fixture
@@ -105,6 +108,8 @@ def test_copies_of_the_reference_are_found_out(files, tmp_path, capsys):
     ("change", "match"),
     [
         ({"samples": "nowhere"}, "does not exist"),
+        ({"samples": ""}, "--samples is missing"),
+        ({"reference": ""}, "--reference is missing"),
         ({"reference": "digits"}, "one size"),
         ({"held_out": "digits"}, "one size"),
         ({"save_statistics": "statistics.json"}, "end it in .npz"),
@@ -114,7 +119,7 @@ def test_copies_of_the_reference_are_found_out(files, tmp_path, capsys):
 def test_what_cannot_be_judged_gets_one_sentence(change, match, files, tmp_path):
     flags = {name: str(path) for name, path in files[0].items()} | change
     with pytest.raises((RunError, ValueError), match=match):
-        evaluate.main(features="pixels", out=str(tmp_path / "out.json"), **flags)
+        judge(tmp_path, **flags)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4" + bytes(99)])
@@ -123,7 +128,7 @@ def test_a_damaged_reference_gets_one_sentence(content, files, tmp_path):
     flags["reference"].write_bytes(content)
     flags = {name: str(path) for name, path in flags.items()}
     with pytest.raises((RunError, DataError), match="is damaged or no archive"):
-        evaluate.main(features="pixels", out=str(tmp_path / "out.json"), **flags)
+        judge(tmp_path, **flags)
 
 
 def test_one_image_and_constant_images_are_answered(files, tmp_path, capsys):
@@ -142,7 +147,7 @@ def test_without_weights_the_sentence_says_what_to_fetch(files, tmp_path, monkey
     monkeypatch.delenv("EBM_JAX_INCEPTION", raising=False)
     flags = {name: str(path) for name, path in files[0].items()}
     with pytest.raises(RunError, match=r"fetch pt_inception-2015-12-05-6726825d.pth"):
-        evaluate.main(out=str(tmp_path / "out.json"), **flags)
+        judge(tmp_path, features="inception", **flags)
 
 
 def test_inception_is_asked_in_batches_and_named_with_its_checksum(tmp_path, monkeypatch, capsys):

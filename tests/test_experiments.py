@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TINY = ("--num-steps", "20", "--num-chains", "64", "--chain-steps", "10", "--data", "moons")
+TINY = (
+    "--data", "moons", "--num-steps", "20", "--num-chains", "64", "--chain-steps", "10",
+    "--anneal-levels", "10",
+)  # fmt: skip
 
 
 def experiment(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +32,8 @@ def test_help_lists_every_flag_of_main(name):
 
     answer = experiment(name, "--help")
     assert answer.returncode == 0
-    for flag in inspect.signature(importlib.import_module(f"experiments.{name}").main).parameters:
+    _, *flags = inspect.signature(importlib.import_module(f"experiments.{name}").main).parameters
+    for flag in (*flags, "out"):
         assert f"--{flag.replace('_', '-')}" in answer.stdout
 
 
@@ -62,6 +66,9 @@ def test_a_wrong_flag_or_path_is_one_sentence_and_a_non_zero_exit(flags, word, t
         ("compare_losses", ("--only", "magic"), "--only got ['magic']"),
         ("nce_logz", ("--nus", "0"), "--nus got (0,)"),
         ("energy_cd", ("--data", "no/such/place"), "does not exist"),
+        ("energy", ("--data", "no/such/place"), "does not exist"),
+        ("energy", ("--data", "README.md"), "ends in '.md'"),
+        ("energy", ("--loss", "magic"), "magic"),
         ("edm", ("--patch", "3"), "divisible by 6"),
         ("ddpm", ("--sample-steps", "0"), "--sample-steps got 0"),
         ("score_sde", ("--process", "magic"), "magic"),
@@ -84,7 +91,7 @@ def test_each_experiment_refuses_what_it_cannot_do_in_one_sentence(name, flags, 
 
 def test_a_run_fills_its_folder_then_says_that_it_is_done_and_refuses_other_flags(tmp_path):
     out = tmp_path / "run"
-    first = experiment("energy_dsm", *TINY, "--out", str(out))
+    first = experiment("energy", *TINY, "--out", str(out))
     assert first.returncode == 0, first.stderr
     assert json.loads((out / "config.json").read_text())["num_steps"] == 20
     assert np.load(out / "samples.npz")["samples"].shape == (64, 2)
@@ -93,12 +100,12 @@ def test_a_run_fills_its_folder_then_says_that_it_is_done_and_refuses_other_flag
     assert "http" not in page  # self-contained
 
     before = (out / "metrics.csv").read_text()
-    again = experiment("energy_dsm", *TINY, "--out", str(out))
+    again = experiment("energy", *TINY, "--out", str(out))
     assert again.returncode == 0
     assert "is done" in again.stdout
     assert (out / "metrics.csv").read_text() == before
 
-    other = experiment("energy_dsm", *TINY, "--sigma", "0.2", "--out", str(out))
+    other = experiment("energy", *TINY, "--sigma", "0.2", "--out", str(out))
     assert other.returncode != 0
     assert "sigma 0.1 there, 0.2 now" in other.stderr
 

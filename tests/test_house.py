@@ -13,7 +13,8 @@ FLOORS = (
     ("_checks",),
     ("calculus", "composition", "data", "ema", "nets", "noise", "targets"),
     ("guidance", "losses", "samplers"),
-    ("checkpoints", "likelihood", "metrics", "recipes", "training"),
+    ("checkpoints", "likelihood", "metrics", "training"),
+    ("recipes",),
     ("runs",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

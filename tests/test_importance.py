@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from ebm_jax.keys import example_keys
-from ebm_jax.likelihood import annealed_log_weight, log_mean_weight, log_z_bracket
+from ebm_jax.likelihood import (
+    annealed_log_weight,
+    log_mean_weight,
+    log_z_bracket,
+    log_z_from_gaussian,
+)
 from ebm_jax.samplers import hmc, mala, random_walk
 from ebm_jax.targets import gaussian, gaussian_mixture
 from tests.statistics import assert_mean
@@ -122,3 +127,36 @@ def test_a_ladder_that_does_not_rise_from_0_to_1_is_refused(betas):
 def test_one_weight_is_refused():
     with pytest.raises(ValueError, match="`log_mean_weight` got 1 weights"):
         log_mean_weight(jnp.zeros(1))
+
+
+def correlated(scale):
+    """A Gaussian in the plane with mean (3, -200) and standard deviations (2, 50) scale."""
+    mean, factor = jnp.array([3.0, -200.0]), scale * jnp.array([[2.0, 0.0], [30.0, 40.0]])
+    whiten = jnp.linalg.inv(factor)
+    draw = lambda key: mean + factor @ jax.random.normal(key, (2,))  # noqa: E731
+    energy = lambda x: 0.5 * jnp.sum((whiten @ (x - mean)) ** 2) + 7.0  # noqa: E731
+    log_z = jnp.log(2 * jnp.pi) + jnp.log(80.0 * scale**2) - 7.0
+    return mean, factor, draw, energy, float(log_z)
+
+
+def test_log_z_of_the_gaussian_itself_is_exact():
+    mean, factor, draw, energy, log_z = correlated(1.0)
+    ends = jax.vmap(draw)(jax.random.split(jax.random.key(0), 20))
+    found = log_z_from_gaussian(energy, jax.random.key(1), ends, mean, factor, num_levels=3)
+    for bound in found:
+        np.testing.assert_allclose(bound.value, log_z, atol=1e-3)
+        np.testing.assert_allclose(bound.effective, 20, rtol=1e-3)
+
+
+def test_annealing_from_a_gaussian_brackets_log_z_in_the_units_of_the_data():
+    """From a Gaussian of half the scale, and shifted: both sides within five standard errors."""
+    mean, factor, draw, energy, log_z = correlated(1.0)
+    ends = jax.vmap(draw)(jax.random.split(jax.random.key(0), 200))
+    near = mean + factor @ jnp.array([0.5, -0.3])
+    found = jax.jit(log_z_from_gaussian, static_argnums=0, static_argnames="num_levels")(
+        energy, jax.random.key(1), ends, near, 0.6 * factor, num_levels=100
+    )
+    for bound in found:
+        assert 0 < bound.standard_error < 0.1
+        assert abs(bound.value - log_z) < 5 * bound.standard_error
+        assert bound.effective > 50

@@ -1,4 +1,4 @@
-"""Images at the door, and the order in which training visits them.
+"""Images and points at the door, and the order in which training visits them.
 
 Outside, images are uint8 in 0..255; inside, float32 in [-1, 1]:
 
@@ -24,6 +24,7 @@ from ebm_jax.data.distances import largest_distance
 from ebm_jax.data.fingerprints import fingerprint
 from ebm_jax.data.images import DataError, Images, to_uint8, to_unit, wrong
 from ebm_jax.data.named import PARSERS, is_name, prepare
+from ebm_jax.data.points import Points, load_points
 from ebm_jax.data.prepared import read_prepared
 from ebm_jax.data.readers import read
 from ebm_jax.data.records import Records
@@ -39,6 +40,7 @@ __all__ = [
     "DataError",
     "Images",
     "Pixels",
+    "Points",
     "Records",
     "Rows",
     "batch_indices",
@@ -46,6 +48,7 @@ __all__ = [
     "fingerprint",
     "largest_distance",
     "load",
+    "load_points",
     "load_split",
     "mirror",
     "prepare",

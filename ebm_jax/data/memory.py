@@ -26,10 +26,12 @@ def free_memory() -> int:
     return max(free, 0)
 
 
-def check_fits(where: object, num_bytes: int) -> None:
+MEND = "take fewer images, or prepare them as array_record, which stays on disk"
+
+
+def check_fits(where: object, num_bytes: int, mend: str = MEND) -> None:
     """Raises the `DataError` for a file that takes more memory than is free once it is read."""
     free = free_memory()
     if num_bytes > free:
         found = f"{where} takes {num_bytes / 1e6:,.1f} MB of memory when it is read"
-        mend = "take fewer images, or prepare them as array_record, which stays on disk"
         raise wrong(found, f"at most the {free / 1e6:,.1f} MB that are free", mend)

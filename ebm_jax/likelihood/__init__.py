@@ -1,5 +1,6 @@
 """What an unnormalized model says of data: normalizers, divergences, ratios."""
 
+from ebm_jax.likelihood.annealing import log_z_from_gaussian
 from ebm_jax.likelihood.bound import (
     VariationalBound,
     log_discretized_normal,
@@ -46,6 +47,7 @@ __all__ = [
     "log_normal",
     "log_ratio",
     "log_z_bracket",
+    "log_z_from_gaussian",
     "log_z_on_grid",
     "square_grid",
     "variational_bound",

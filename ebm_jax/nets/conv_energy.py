@@ -67,10 +67,12 @@ class ConvEnergy(nn.Module):
     Attributes:
         channels: channels of the layers; every layer halves both sides.
         activation: smooth, of at most linear growth; silu by default.
+        scale: a constant factor of E, where a published recipe has one.
     """
 
     channels: Sequence[int] = (32, 64, 64, 64)
     activation: Callable[[Array], Array] = nn.silu
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Image) -> Scalar:
@@ -88,4 +90,4 @@ class ConvEnergy(nn.Module):
         for channels in self.channels:
             h = self.activation(HalvingConv(channels)(h))
         energy = nn.Dense(1)(h.ravel())[0]
-        return energy + 0.5 * jnp.exp(log_precision) * jnp.sum(x**2)
+        return self.scale * (energy + 0.5 * jnp.exp(log_precision) * jnp.sum(x**2))

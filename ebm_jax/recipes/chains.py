@@ -21,9 +21,13 @@ References:
     Nijkamp et al., arXiv:1904.09770 (short runs), arXiv:1903.12370 (both, by name).
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import optax
+
 from ebm_jax.calculus import clipped, score_from_energy
+from ebm_jax.recipes.samplers import ChainSampler, uniform_start
 from ebm_jax.samplers import Kernel, boxed, ula
 from ebm_jax.types import EnergyFn
 
@@ -120,10 +124,54 @@ def chain_kernel(recipe: ChainRecipe, energy_fn: EnergyFn) -> Kernel:
         energy_fn: E(x), in the recipe's units: `energy_scale` times a network.
 
     Raises:
+        ValueError: as `langevin_kernel`.
+    """
+    return chain_sampler(recipe, 1).kernel(energy_fn)
+
+
+def langevin_kernel(
+    energy_fn: EnergyFn,
+    *,
+    step_size: float,
+    temperature: float = 1.0,
+    score_bound: float | None = None,
+    box: tuple[float, float] | None = None,
+) -> Kernel:
+    """Unadjusted Langevin dynamics on an energy, its gradient clipped and its chains walled in.
+
+    Args:
+        energy_fn: E(x).
+        step_size: h.
+        temperature: T, at which the chains sample exp(-E / T), up to the bias of the step.
+        score_bound: bound of every entry of the gradient, or None.
+        box: walls of every entry of x, or None.
+
+    Raises:
         ValueError: from `ula`, `clipped` and `boxed`, for numbers out of range.
     """
     score_fn = score_from_energy(energy_fn)
-    if recipe.score_bound is not None:
-        score_fn = clipped(score_fn, recipe.score_bound)
-    kernel = ula(score_fn, step_size=recipe.step_size, temperature=recipe.temperature)
-    return kernel if recipe.box is None else boxed(kernel, *recipe.box)
+    if score_bound is not None:
+        score_fn = clipped(score_fn, score_bound)
+    kernel = ula(score_fn, step_size=step_size, temperature=temperature)
+    return kernel if box is None else boxed(kernel, *box)
+
+
+def chain_sampler(recipe: ChainRecipe, num_steps: int) -> ChainSampler:
+    """The recipe's chains as a sampler, from U[-1, 1]^d; the energy is in the recipe's units."""
+    kernel = partial(
+        langevin_kernel,
+        step_size=recipe.step_size,
+        temperature=recipe.temperature,
+        score_bound=recipe.score_bound,
+        box=recipe.box,
+    )
+    return ChainSampler(kernel, num_steps, partial(uniform_start, low=-1.0, high=1.0))
+
+
+def chain_optimizer(recipe: ChainRecipe, num_steps: int) -> optax.GradientTransformation:
+    """The recipe's optimizer, with a learning rate that falls to 0 by a cosine."""
+    rate = optax.cosine_decay_schedule(recipe.learning_rate, num_steps)
+    rule = optax.sgd(rate) if recipe.optimizer == "sgd" else optax.adam(rate, *recipe.betas)
+    if recipe.gradient_bound is None:
+        return rule
+    return optax.chain(optax.clip_by_global_norm(recipe.gradient_bound), rule)

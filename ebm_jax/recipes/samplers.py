@@ -1,6 +1,7 @@
 """Samplers as plain values: what to run, on which process, over which noise levels.
 
-Each is a function sampler(denoise_fn, key, like) -> one sample, with fields that can be read,
+Each is a function sampler(denoise_fn, key, like) -> one sample (of an energy, `ChainSampler`:
+sampler(energy_fn, key, like)), with fields that can be read,
 replaced (`_replace`) and written to a file with the model. `path` returns the states on the
 way, for pictures.
 """
@@ -16,7 +17,7 @@ from ebm_jax import samplers
 from ebm_jax.calculus import score_from_denoiser
 from ebm_jax.guidance import clamped
 from ebm_jax.noise import Ladder, Process, Times
-from ebm_jax.types import DenoiseFn, Example, PRNGKey
+from ebm_jax.types import DenoiseFn, EnergyFn, Example, PRNGKey
 
 
 class SolverSampler(NamedTuple):
@@ -128,6 +129,56 @@ class FlowSampler(NamedTuple):
             rtol=self.tolerance, atol=self.tolerance,
         )  # fmt: skip
         return denoise_fn(end.x, jnp.asarray(self.sigma_min, like.dtype))
+
+
+class ChainSampler(NamedTuple):
+    """The ends of Markov chains on an energy E(x).
+
+    A chain moves in coordinates z with x = center + factor z, so that one step size suits
+    data of any units: with the mean of the data and a root of their covariance the law of z
+    has about the covariance I.
+
+    Attributes:
+        kernel: makes the kernel of an energy, such as `partial(samplers.mala, step_size=0.1)`.
+        steps: steps of a chain.
+        start: where a chain begins, z from start(key, like): `normal_start`, or a `partial` of
+            `uniform_start`.
+        center: of the shape of an example, or None for 0.
+        factor: a matrix for examples that are vectors, one number for each entry, or None for 1.
+    """
+
+    kernel: Callable[[EnergyFn], samplers.Kernel]
+    steps: int
+    start: Callable[[PRNGKey, Example], Example]
+    center: Array | None = None
+    factor: Array | None = None
+
+    def __call__(self, energy_fn: EnergyFn, key: PRNGKey, like: Example) -> Example:
+        """Returns one sample of the shape of `like`."""
+        key_start, key_chain = jax.random.split(key)
+        kernel = self.kernel(self.inside(energy_fn))
+        start = kernel.init(self.start(key_start, like))
+        return self.outside(samplers.run(kernel, key_chain, start, self.steps)[0].x)
+
+    def inside(self, energy_fn: EnergyFn) -> EnergyFn:
+        """Returns the same energy as a function of z."""
+        return lambda z: energy_fn(self.outside(z))
+
+    def outside(self, z: Example) -> Example:
+        """Returns x = center + factor z."""
+        factor = jnp.float32(1.0) if self.factor is None else jnp.asarray(self.factor)
+        x = factor @ z if z.ndim == 1 and factor.ndim == 2 else factor * z
+        return x if self.center is None else x + self.center
+
+
+def normal_start(key: PRNGKey, like: Example) -> Example:
+    """A draw of N(0, I) of the shape of `like`."""
+    return jax.random.normal(key, like.shape, like.dtype)
+
+
+def uniform_start(key: PRNGKey, like: Example, *, low: float, high: float) -> Example:
+    """A draw of the uniform law on [low, high]^d of the shape of `like`."""
+    return jax.random.uniform(key, like.shape, like.dtype, low, high)
 
 
 Sampler = SolverSampler | AnnealedSampler

@@ -133,7 +133,7 @@ def judge_images(
     their label is among the results.
     """
     n = min(len(samples), len(held_out.pixels), len(images.pixels))
-    results: dict[str, float] = {"n": n}
+    results: dict[str, float] = {"n": float(n)}
     embed: Embed
     labels = None if held_out.labels is None else images.labels
     if labels is None or np.ptp(labels[:]) == 0:  # of one class nothing can be learned

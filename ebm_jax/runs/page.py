@@ -130,9 +130,10 @@ def curves(run: Run) -> Figure:
     steps = [int(row["step"]) for row in rows]
     figure = Figure(figsize=(9, 2.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3), names, strict=True):
-        axes.plot(steps, [float(row[name]) for row in rows], color="#225588", lw=1.2)
+        values = [float(row[name]) for row in rows]
+        axes.plot(steps, values, color="#225588", lw=1.2)
         axes.set(xlabel="step", title=name.replace("_", " "))
-        if name == "loss" and rows:
+        if name == "loss" and min(values, default=0) > 0:  # some losses are negative
             axes.set_yscale("log")
     return figure
 

@@ -259,7 +259,7 @@ def fresh_batches(
     """The `batches` of `train` from a law's draws; example i of the run depends on (seed, i)."""
 
     @partial(jax.jit, static_argnums=1)
-    def batches(first: int, count: int) -> Array:
+    def batches(first: int | Array, count: int) -> Array:
         index = first * batch_size + jnp.arange(count * batch_size)
         x = jax.vmap(draw)(example_keys(jax.random.key(seed), index))
         return x.reshape(count, batch_size, *x.shape[1:])
