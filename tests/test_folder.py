@@ -256,7 +256,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp
     _folder.write_whole(path, "old")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    limit += f"from pathlib import Path; from ebm_jax.runs import folder as _folder; path = Path({str(path)!r})\n"
+    limit += "from pathlib import Path; from ebm_jax.runs import folder as _folder\n"
+    limit += f"path = Path({str(path)!r})\n"
     limit += "try: _folder.write_whole(path, 'x' * 10_000)\nexcept OSError as e: print(e.errno)"
     done = subprocess.run([sys.executable, "-c", limit], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "27", done.stderr  # EFBIG
