@@ -90,3 +90,9 @@ def normal_for(key: PRNGKey, x: Example) -> Example:
     A draw in bfloat16 itself comes from 2^7 uniform numbers, and has no tails.
     """
     return jax.random.normal(key, x.shape, wide_dtype(x.dtype))
+
+
+def safe_sqrt(x: Array) -> Array:
+    """Returns sqrt(max(x, 0)), with the gradient 0 instead of infinity or NaN where x <= 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0).astype(x.dtype)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ebm_jax._checks import check_count, check_positive
+from ebm_jax._checks import check_count
 from ebm_jax.types import (
     DenoiseFn,
     EnergyFn,
@@ -47,28 +47,6 @@ def score_from_energy(energy_fn: EnergyFn) -> ScoreFn:
         return -jax.grad(energy_fn)(x)
 
     return score
-
-
-def safe_sqrt(x: Array) -> Array:
-    """Returns sqrt(max(x, 0)), with the gradient 0 instead of infinity or NaN where x <= 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0).astype(x.dtype)
-
-
-def clipped(score_fn: ScoreFn, bound: float) -> ScoreFn:
-    """The score with every entry clipped to [-bound, bound]: a field, no longer a score.
-
-    Image recipes bound the steps of their short chains with it (arXiv:1903.08689).
-
-    Raises:
-        ValueError: if `bound` is not positive.
-    """
-    check_positive("clipped", bound=bound)
-
-    def field(x: Example) -> Example:
-        return jnp.clip(score_fn(x), -bound, bound)
-
-    return field
 
 
 def hessian_vector_product(energy_fn: EnergyFn, x: Example, v: Example) -> Example:

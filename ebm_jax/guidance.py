@@ -13,12 +13,13 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_count, check_positive
-from ebm_jax.types import DenoiseFn, Example, Scalar
+from ebm_jax.types import DenoiseFn, Example, Scalar, ScoreFn
 
 __all__ = [
     "clamped",
     "classifier_free_guided",
     "classifier_guided",
+    "clipped",
     "diffusion_posterior",
     "gray",
     "posterior",
@@ -37,6 +38,22 @@ def clamped(denoise_fn: DenoiseFn, low: float = -1.0, high: float = 1.0) -> Deno
     if not low < high:
         raise ValueError(f"`clamped` got the box {low} to {high}: give low < high.")
     return lambda x, sigma: jnp.clip(denoise_fn(x, sigma), low, high)
+
+
+def clipped(score_fn: ScoreFn, bound: float) -> ScoreFn:
+    """The score with every entry clipped to [-bound, bound]: a field, no longer a score.
+
+    Image recipes bound the steps of their short chains with it (arXiv:1903.08689).
+
+    Raises:
+        ValueError: if `bound` is not positive.
+    """
+    check_positive("clipped", bound=bound)
+
+    def field(x: Example) -> Example:
+        return jnp.clip(score_fn(x), -bound, bound)
+
+    return field
 
 
 def classifier_guided(

@@ -211,9 +211,9 @@ def test_velocity_and_noisy_example_rotate_into_data_and_noise():
 
 
 def test_a_clipped_score_is_the_score_inside_its_bound_and_the_bound_outside():
-    field = calculus.clipped(lambda x: 2 * x, 1.0)
+    field = guidance.clipped(lambda x: 2 * x, 1.0)
     np.testing.assert_allclose(
         field(jnp.array([0.1, -0.4, 3.0, -0.6])), [0.2, -0.8, 1.0, -1.0], rtol=1e-6
     )
     with pytest.raises(ValueError, match=r"`clipped` got bound=0\.0"):
-        calculus.clipped(lambda x: x, 0.0)
+        guidance.clipped(lambda x: x, 0.0)

@@ -1,10 +1,12 @@
 """A model saved and loaded is the same function; a damaged or foreign file is refused."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import pytest
 import ebm_jax
 from ebm_jax import nets, noise
 from ebm_jax.nets import precondition
-from ebm_jax.recipes.published import annealed
+from ebm_jax.recipes import AnnealedSampler
 from ebm_jax.runs import Model, ModelError, save_model
 
 SIGMA = jnp.float32(0.7)
@@ -76,20 +78,22 @@ def test_a_label_is_a_class_by_number_or_name_and_guidance_extrapolates(stored):
     raw = lambda label: precondition.vp(  # noqa: E731
         lambda x, level: CLASSES.net.apply(CLASSES.params, x, level, jnp.asarray(label))
     )(IMAGE, SIGMA)
-    np.testing.assert_array_equal(model.denoiser(label=1)(IMAGE, SIGMA), raw(1))
-    np.testing.assert_array_equal(model.denoiser(label="dog")(IMAGE, SIGMA), raw(1))
-    np.testing.assert_array_equal(model.denoiser(label=7)(IMAGE, SIGMA), raw(2))  # named "7"
+    np.testing.assert_allclose(model.denoiser(label=1)(IMAGE, SIGMA), raw(1), rtol=1e-5)
+    np.testing.assert_allclose(model.denoiser(label="dog")(IMAGE, SIGMA), raw(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        model.denoiser(label=7)(IMAGE, SIGMA), raw(2), rtol=1e-5
+    )  # named "7"
     free = precondition.vp(partial(CLASSES.net.apply, CLASSES.params))(IMAGE, SIGMA)
-    assert np.abs(raw(1) - free).max() > 1e-3
+    assert np.abs(raw(1) - free).max() > 1e-2
     guided = model.denoiser(label=1, guidance_scale=3.0)(IMAGE, SIGMA)
     np.testing.assert_allclose(guided, free + 3 * (raw(1) - free), rtol=1e-5, atol=1e-5)
     outside = model.denoiser(label=1, guidance_scale=3.0, interval=(1.0, 2.0))
-    np.testing.assert_array_equal(outside(IMAGE, SIGMA), raw(1))
+    np.testing.assert_allclose(outside(IMAGE, SIGMA), raw(1), rtol=1e-5)
 
 
 def test_a_model_draws_by_its_own_sampler(stored):
     sigmas = noise.geometric(5.0, 0.1, 4)
-    sampler = partial(annealed, sigmas=sigmas, steps=2, ratio=0.2, final_denoise=True)
+    sampler = AnnealedSampler(sigmas, steps=2, ratio=0.2)
     model = stored(DENOISER._replace(sampler=sampler))
     key = jax.random.key(4)
     expected = sampler(DENOISER.denoiser(), key, jnp.zeros((8, 8, 1)))
@@ -106,10 +110,10 @@ def test_another_process_loads_it_without_the_code_that_made_it(tmp_path):
         "print(float(ebm_jax.load('sent.safetensors').energy(jnp.ones(3))))\n"
         "assert not {'orbax', 'tyro', 'experiments', 'matplotlib'} & set(sys.modules)\n"
     )
-    root = str(__import__("pathlib").Path(__file__).parents[1])
+    root = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
-        env={**__import__("os").environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(float(ENERGY.energy(jnp.ones(3))), rel=1e-5)

@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 import optax
 
-from ebm_jax.calculus import clipped, score_from_energy
+from ebm_jax.calculus import score_from_energy
+from ebm_jax.guidance import clipped
 from ebm_jax.recipes.samplers import ChainSampler, uniform_start
 from ebm_jax.samplers import Kernel, boxed, ula
 from ebm_jax.types import EnergyFn

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_ladder, check_positive, check_score
-from ebm_jax._precision import normal_for
-from ebm_jax.calculus import denoiser_from_score, safe_sqrt
+from ebm_jax._precision import normal_for, safe_sqrt
+from ebm_jax.calculus import denoiser_from_score
 from ebm_jax.samplers.mcmc.kernel import run
 from ebm_jax.samplers.mcmc.langevin import ula
 from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar

@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax._checks import holds
-from ebm_jax._precision import normal_for, wide_dtype
-from ebm_jax.calculus import safe_sqrt
+from ebm_jax._precision import normal_for, safe_sqrt, wide_dtype
 from ebm_jax.noise import Process
 from ebm_jax.samplers.diffusion.solver import Solver, plain_solver
 from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar

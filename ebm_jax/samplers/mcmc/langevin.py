@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax._checks import check_not_negative, check_positive, check_score, holds
-from ebm_jax.calculus import safe_sqrt
+from ebm_jax._precision import safe_sqrt
 from ebm_jax.samplers.mcmc.kernel import (
     Kernel,
     check_start,
