@@ -35,7 +35,10 @@ def three(tmp_path):
             tmp_path / "points", {"log Z": None, "n": 60}, np.zeros((5, 3), np.float32),
             (-1.0,), experiment="energy", seed=0, width=7, data={"count": 9, "checksum": "b" * 64},
         ),
-        run(tmp_path / "new", {}, experiment="edm", seed=0, data={"count": 9, "checksum": "a" * 64}),
+        run(
+            tmp_path / "new", {}, experiment="edm", seed=0,
+            data={"count": 9, "checksum": "a" * 64},
+        ),
     )  # fmt: skip
 
 
