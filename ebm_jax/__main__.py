@@ -27,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name in ("-h", "--help"):
         print(listing(program))
         return
-    commands, experiments = files(commands_folder()), files(experiments_folder())
-    found = (experiments | commands).get(name.replace("-", "_"))
+    known = files(experiments_folder()) | files(commands_folder())
+    found = known.get(name.replace("-", "_"))
     if found is None:
-        sys.exit(f"error: {refusal(name, [*experiments, *commands], program)}")
+        sys.exit(f"error: {refusal(name, [*known], program)}")
     if missing := [module for module in EXTRA if importlib.util.find_spec(module) is None]:
         sys.exit(
             f"error: {program} {name} needs {', '.join(missing)}: "
@@ -58,12 +58,12 @@ def files(folder: Path) -> dict[str, Path]:
 def listing(program: str) -> str:
     """Returns the help: every experiment and command with the first line of its docstring."""
     lines = [f"usage: {program} NAME [flags]", f"       {program} NAME --help", ""]
-    groups = {
-        "Experiments:": experiments_folder(),
-        "Commands on runs and their models:": commands_folder(),
-    }
-    for title, folder in groups.items():
-        lines += [title, *(f"  {n:<16}{first_line(p)}" for n, p in files(folder).items()), ""]
+    experiments, commands = files(experiments_folder()), files(commands_folder())
+    for name in commands.keys() & experiments.keys():
+        del experiments[name]  # it is the command that the name runs
+    groups = {"Experiments:": experiments, "Commands on runs and their models:": commands}
+    for title, group in groups.items():
+        lines += [title, *(f"  {n:<16}{first_line(p)}" for n, p in group.items()), ""]
     return "\n".join(lines).rstrip()
 
 

@@ -34,8 +34,8 @@ from ebm_jax.runs.drawing import draw_finite
 from ebm_jax.runs.endings import say
 from ebm_jax.runs.energies import check_energy, train_energy
 from ebm_jax.runs.flags import UNSTABLE, check_judged, described, finite
+from ebm_jax.runs.roll_backs import past_roll_backs
 from ebm_jax.runs.run import Run
-from ebm_jax.runs.training import past_roll_backs
 from ebm_jax.samplers import run as run_chain
 from ebm_jax.sharding import spread
 from ebm_jax.types import EnergyFn, Example

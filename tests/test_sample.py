@@ -17,7 +17,7 @@ from PIL import Image
 from ebm_jax import data, nets, noise, samplers
 from ebm_jax.keys import example_keys
 from ebm_jax.nets import precondition
-from ebm_jax.recipes import AnnealedSampler, SolverSampler
+from ebm_jax.recipes import AnnealedSampler, SolverSampler, annealing_step_ratio
 from ebm_jax.runs import Model, load, save_model
 from ebm_jax.runs.commands import sample
 from ebm_jax.runs.endings import RunError
@@ -106,6 +106,9 @@ def test_levels_keep_their_spacing_and_take_the_range_that_is_asked_for():
     np.testing.assert_allclose(noise_levels(moved), [8.0, 4.0, 2.0, 1.0, 0.5], rtol=1e-5)
     again = sampler_for(ladder, "", 4)
     assert (again.steps, len(again.sigmas)) == (3, 4)
+    assert again.ratio == annealing_step_ratio(90 ** (1 / 3), 3)
+    fresh = sampler_for(POINTS, "annealed", 5)  # 20 to 0.01
+    assert fresh.ratio == annealing_step_ratio(2000 ** (1 / 4), 5)
     vp = SolverSampler(ancestral, noise.vp, noise.log_snr_times(noise.vp(), 10), (-1.0, 1.0))
     fewer = sampler_for(POINTS._replace(sampler=vp), "", 6)
     np.testing.assert_allclose(
@@ -165,14 +168,14 @@ def test_an_interrupted_call_goes_on_where_it_was(run, tmp_path, monkeypatch, na
 
         def call(keys):
             if len(calls) == 2:
-                raise KeyboardInterrupt
+                raise RuntimeError("stopped")
             calls.append(keys)
             return many(keys)
 
         return call
 
     monkeypatch.setattr(sample, "spread", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="stopped"):
         sample.main(str(run), out=str(out), **flags)
     calls[:] = [None]
     sample.main(str(run), out=str(out), **flags)

@@ -16,6 +16,7 @@ from ebm_jax.ema import Decay
 from ebm_jax.keys import example_keys
 from ebm_jax.runs.endings import RESUME, RunError, Stopped, say
 from ebm_jax.runs.progress import progress
+from ebm_jax.runs.roll_backs import note_roll_back, past_roll_backs
 from ebm_jax.runs.run import SAVED, Run
 from ebm_jax.sharding import (
     fetch,
@@ -141,7 +142,7 @@ def train(
                 whole = fetch((state.params, state.ema, state.memory))
                 return state._replace(params=whole[0], ema=whole[1], memory=whole[2])
             except TrainingDiverged as error:
-                _note_roll_back(run, error, checkpoints.latest_step, roll_backs)
+                note_roll_back(run, error, checkpoints.latest_step, roll_backs)
                 state = checkpoints.restore(like)
 
 
@@ -229,28 +230,6 @@ def _without_memory_errors(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(f"a step does not fit into a device's memory: {LESS_MEMORY}.") from error
-
-
-def past_roll_backs(run: Run) -> list[str]:
-    """What was said of each time that the run went back."""
-    path = run.folder / "roll_backs.txt"
-    return path.read_text(errors="replace").splitlines() if path.exists() else []
-
-
-def _note_roll_back(run: Run, error: TrainingDiverged, last: int | None, allowed: int) -> None:
-    """Say and write down that the run goes back, or raise the RunError of one that may not."""
-    kept = (
-        "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
-    )
-    past = len(past_roll_backs(run))
-    if past >= allowed:
-        went_back = f" after {past} roll-backs" if past else ""
-        folder = run.folder / "checkpoints"
-        raise RunError(f"{error}{went_back}; {kept} in {folder}.") from error
-    line = f"{error}: back to step {last} with another key, roll-back {past + 1} of {allowed}"
-    say(line)
-    with (run.folder / "roll_backs.txt").open("a") as file:
-        file.write(line + "\n")
 
 
 def fresh_batches(

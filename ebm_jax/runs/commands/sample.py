@@ -149,7 +149,8 @@ def class_of(model: Model, label: str | None) -> int | None:
     if label is None:
         return None
     is_name = label in (model.names or ())
-    return int(model.class_of(int(label) if label.isdecimal() and not is_name else label))
+    found = model.class_of(int(label) if label.isdecimal() and not is_name else label)
+    return int(found)
 
 
 def described(sampler: Any) -> dict[str, Any]:

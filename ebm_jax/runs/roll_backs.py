@@ -1,0 +1,27 @@
+"""Roll-backs: a run that diverges goes back to its last checkpoint, with another key."""
+
+from ebm_jax.runs.endings import RunError, say
+from ebm_jax.runs.run import Run
+from ebm_jax.training import TrainingDiverged
+
+
+def past_roll_backs(run: Run) -> list[str]:
+    """What was said of each time that the run went back."""
+    path = run.folder / "roll_backs.txt"
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
+
+
+def note_roll_back(run: Run, error: TrainingDiverged, last: int | None, allowed: int) -> None:
+    """Say and write down that the run goes back, or raise the RunError of one that may not."""
+    kept = (
+        "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
+    )
+    past = len(past_roll_backs(run))
+    if past >= allowed:
+        went_back = f" after {past} roll-backs" if past else ""
+        folder = run.folder / "checkpoints"
+        raise RunError(f"{error}{went_back}; {kept} in {folder}.") from error
+    line = f"{error}: back to step {last} with another key, roll-back {past + 1} of {allowed}"
+    say(line)
+    with (run.folder / "roll_backs.txt").open("a") as file:
+        file.write(line + "\n")
