@@ -34,6 +34,7 @@ from ebm_jax.runs.folder import as_json, write_whole
 from ebm_jax.runs.judge import Embed, Outputs, class_figures, figures, pixel_features
 from ebm_jax.runs.progress import progress
 from ebm_jax.runs.run import Run
+from ebm_jax.runs.stores import samples_of
 
 PIXELS = "uint8; floats by round(127.5 (x + 1))"
 TITLES = {"Frechet distance": "FID", "kernel distance": "KID", "class score": "IS"}
@@ -55,7 +56,7 @@ def main(
 
     Args:
         run: its folder takes evaluation.json; it may be the folder of the run that drew.
-        samples: the images to judge: a folder of images or an .npz.
+        samples: the images to judge: a folder of images, an .npz, or the folder of a run.
         reference: real images likewise, or an .npz of their statistics (mu and sigma), from
             which there is the FID alone; "digits", "mnist" and "cifar10" are known by name.
         held_out: real images that the model was not trained on, where `reference` is what it was
@@ -70,6 +71,7 @@ def main(
         if not path:
             raise RunError(f"--{name} is missing: give a folder of images or an .npz.")
     try:
+        samples = samples_of(samples)
         protocol, embed = network(features, weights, batch_size)
         found, sizes = evaluate(
             samples, reference, held_out, save_statistics, protocol, embed, seed
