@@ -26,7 +26,7 @@ from ebm_jax.runs.run import OPEN
 from tests.begun import begun
 
 IMAGES = ("edm", "ddpm", "score_sde", "ncsn", "energy_cd", "schedule_swap", "inpaint", "likelihood")
-OTHERS = ("energy_dsm", "nce_logz", "mode_weights", "mixing", "compare_losses", "solvers", "recipe")
+OTHERS = ("energy", "nce_logz", "mode_weights", "mixing", "compare_losses", "solvers", "recipe")
 BAD = {
     int: (0, -1, 2**31, 10**20),
     float: (0.0, -1.0, float("nan"), float("inf"), 1e39, 1e-60),
@@ -108,7 +108,7 @@ def test_every_number_that_is_none_is_refused_by_its_flag(name, refuses, monkeyp
         (("mode_weights", "solvers"), {"weight": 1.5}, "--weight got 1.5"),
         (("mode_weights",), {"weight": 1.0}, "--weight got 1.0"),
         (("mode_weights",), {"distance": 0.001}, "--distance got 0.001"),
-        (("energy_dsm", "mode_weights", "mixing"), {"num_chains": 1}, "--num-chains got 1"),
+        (("energy", "mode_weights", "mixing"), {"num_chains": 1}, "--num-chains got 1"),
         (("nce_logz",), {"num_fits": 1}, "--num-fits got 1"),
     ],
 )  # fmt: skip
@@ -117,7 +117,7 @@ def test_flags_that_leave_nothing_to_compute_are_refused_at_once(names, flags, w
         assert word in refuses(name, flags), name
 
 
-@pytest.mark.parametrize("name", ["edm", "ddpm", "score_sde", "ncsn", "energy_dsm", "nce_logz"])
+@pytest.mark.parametrize("name", ["edm", "ddpm", "score_sde", "ncsn", "energy", "nce_logz"])
 def test_a_batch_that_cannot_be_divided_is_refused_before_the_folder_is_claimed(name, refuses):
     said = refuses(name, {"batch_size": 100}, Machine(accumulate=3))
     assert "--accumulate got 3 for a batch of 100" in said

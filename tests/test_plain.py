@@ -30,7 +30,7 @@ def back(value):
         nets.EnergyMLP((16,), nn.tanh), nets.ScalarEnergy(nets.ScoreMLP((8,))),
         nets.NCSN(channels=8), noise.vp, samplers.ddim,
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )  # fmt: skip
 def test_a_value_comes_back_as_it_was(value):
     assert back(value) == value
