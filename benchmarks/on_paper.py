@@ -21,10 +21,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import print_saved_residuals
 
 from benchmarks import harness
-from ebm_jax import recipes
+from ebm_jax import nets, recipes
 from ebm_jax.nets import UNet
 from ebm_jax.recipes import DiffusionRecipe
-from experiments.recipe import init, loss
 
 SAVED = re.compile(r"^(f32|bf16|f16|i32|u32|bool)\[([\d,]*)\] (?!from the argument)", re.MULTILINE)
 BYTES = {"f32": 4, "i32": 4, "u32": 4, "bf16": 2, "f16": 2, "bool": 1}
@@ -69,11 +68,12 @@ def count(recipe: DiffusionRecipe, side: int) -> Count:
     """Lower the gradient of the recipe's loss of one image, and count."""
     recipe = recipe._replace(net=recipe.net.clone(dtype=jnp.bfloat16))
     like = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
-    params = jax.eval_shape(partial(init, recipe), jax.random.key(0), like)
+    start = partial(nets.initial_parameters, recipe.net, recipe.wrap)
+    params = jax.eval_shape(start, jax.random.key(0), like)
     image = jax.ShapeDtypeStruct((side, side, 3), jnp.uint8), jnp.float32(1.0)
 
     def value(params: Any, image: Any, recipe: DiffusionRecipe = recipe) -> Any:
-        return loss(recipe, params, jax.random.key(0), image)
+        return recipe.loss(params, jax.random.key(0), image)
 
     lowered = jax.jit(jax.grad(value)).lower(params, image)
     remat = recipe._replace(net=recipe.net.clone(remat=True))

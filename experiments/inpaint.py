@@ -23,19 +23,22 @@ from ebm_jax import guidance, noise, samplers
 from ebm_jax.data import load_split, to_uint8, to_unit
 from ebm_jax.keys import example_keys
 from ebm_jax.nets.conv import halve
+from ebm_jax.recipes.small import edm_small
+from ebm_jax.runs.command import command
+from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.endings import say
+from ebm_jax.runs.flags import UNSTABLE, finite
+from ebm_jax.runs.run import Run
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
-from experiments._denoiser import check_edm, train_edm
-from experiments._flags import UNSTABLE, check_flags, described, finite
-from experiments._run import Run, command, say
 
 SHOWN = 10  # images in the figure
 
 
 def main(
+    run: Run,
     *,
     data: str = "digits",
-    out: str = "",
     num_steps: int = 1000,
     channels: tuple[int, ...] = (32, 64),
     patch: int = 1,
@@ -48,8 +51,8 @@ def main(
     """Train a denoiser, then restore held-out images from a part of them.
 
     Args:
+        run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        out: the run's folder; runs/inpaint by default. The same command resumes it.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
@@ -59,17 +62,14 @@ def main(
         dps_scale: weight of the misfit's gradient in diffusion posterior sampling.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
     images, held_out = load_split(data)
-    config |= described(images, held_out)
-    check_edm(images, channels=channels, patch=patch)
-    run = Run("inpaint", out, config)
-    if run.is_done():
-        return
-    denoise = train_edm(
-        run, images, held_out, channels=channels, patch=patch, num_steps=num_steps, seed=seed
+    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    recipe = edm_small(
+        images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps
     )
+    if not begin_images(run, recipe, images, held_out, judged=False):
+        return
+    denoise_fn = train_diffusion(run, recipe, images, held_out, seed=seed).denoiser()
     truth = to_unit(held_out.pixels[:num_images])
     upper = truth.shape[1] // 2
     tasks: dict[str, Callable[[Example], Array]] = {
@@ -84,7 +84,7 @@ def main(
     keys = example_keys(jax.random.key(seed + 1), jnp.arange(len(truth)))
     with run.clock("restore"):
         for task, measure in tasks.items():
-            for name, make in methods(denoise, measure, noise_std, dps_scale).items():
+            for name, make in methods(denoise_fn, measure, noise_std, dps_scale).items():
 
                 def one(key: PRNGKey, x: Example, make: Make = make) -> Example:
                     conditional = make(x)
@@ -110,7 +110,7 @@ Make = Callable[[Example], DenoiseFn]
 
 
 def methods(
-    denoise: DenoiseFn, measure: Callable[[Example], Array], noise_std: float, dps_scale: float
+    denoise_fn: DenoiseFn, measure: Callable[[Example], Array], noise_std: float, dps_scale: float
 ) -> dict[str, Make]:
     """make(x): the conditional denoiser of what is measured of x."""
 
@@ -118,20 +118,20 @@ def methods(
         rows = measure(x)
         if rows.shape[1] == x.shape[1]:  # the upper rows
             mask = (jnp.arange(x.shape[0]) < rows.shape[0])[:, None, None]
-            return guidance.replaced(denoise, lambda x: jnp.where(mask, x, 0.0), x)
+            return guidance.replaced(denoise_fn, lambda x: jnp.where(mask, x, 0.0), x)
 
         def means(x: Example) -> Example:
             return jnp.repeat(jnp.repeat(measure(x), 2, 0), 2, 1)
 
-        return guidance.replaced(denoise, means, x)
+        return guidance.replaced(denoise_fn, means, x)
 
     return {
         "replacement": replace,
         "diffusion posterior sampling": lambda x: guidance.diffusion_posterior(
-            denoise, measure, measure(x), scale=dps_scale
+            denoise_fn, measure, measure(x), scale=dps_scale
         ),
         "Gaussian posterior": lambda x: guidance.posterior(
-            denoise, measure, measure(x), noise_std=noise_std
+            denoise_fn, measure, measure(x), noise_std=noise_std
         ),
     }
 
@@ -143,7 +143,7 @@ def rms(x: np.ndarray) -> float:
 
 def report(run: Run, shown: dict[str, np.ndarray], results: dict[str, float]) -> None:
     """The page: a row of restored images for every method, and a table."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     sections = {
         name.capitalize(): page.picture(run, name.replace(" ", "_").replace(",", ""),
@@ -151,7 +151,8 @@ def report(run: Run, shown: dict[str, np.ndarray], results: dict[str, float]) ->
         for name, images in shown.items()
     }  # fmt: skip
     sections["Root mean square errors, pixels in [-1, 1]"] = page.table(results)
-    page.write_report(run, "Inverse problems", __doc__.split("\n\n")[2], sections)
+    lead = "Held-out images of which a part was lost, drawn back by three conditional denoisers."
+    page.write_report(run, "Inverse problems", lead, sections)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@
 A denoiser is trained as in `experiments.edm`. The density of each held-out image follows from
 its probability flow, with the exact divergence for a few and by random probes for more; the
 variational bound of the same model is measured on ladders of 10 to 1,000 levels. All are in
-bits a dimension, with standard errors; images of another kind show what a likelihood is
+bits per dimension, with standard errors; images of another kind show what a likelihood is
 and is not good for.
 
 The default run takes under three minutes on 2 cores.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +18,24 @@ from jaxtyping import Array, UInt8
 from matplotlib.figure import Figure
 
 from ebm_jax import likelihood, noise
-from ebm_jax.data import dequantize, load_split
+from ebm_jax.data import dequantize, load_split, to_unit
+from ebm_jax.recipes.small import edm_small
+from ebm_jax.runs.command import command
+from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.drawing import Measure, flow_bits, over_images
+from ebm_jax.runs.endings import RunError
+from ebm_jax.runs.flags import check_counts
+from ebm_jax.runs.run import Run
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
-from experiments._denoiser import CELL, check_edm, flow_bits, over_images, train_edm
-from experiments._flags import check_counts, check_flags, described
-from experiments._run import Run, RunError, command
 
-Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Scalar]
+CELL = 2 / 255  # the width of a pixel's cell in [-1, 1]
 LOW, HIGH = 0.002, 80.0  # noise levels of flow and bound
 
 
 def main(
+    run: Run,
     *,
     data: str = "digits",
-    out: str = "",
     num_steps: int = 1000,
     channels: tuple[int, ...] = (32, 64),
     patch: int = 1,
@@ -46,8 +48,8 @@ def main(
     """Train a denoiser, then measure its likelihood in every way there is.
 
     Args:
+        run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        out: the run's folder; runs/likelihood by default. The same command resumes it.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
@@ -57,24 +59,22 @@ def main(
         bound_levels: numbers of levels of the bound to compare.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
-    images, held_out = load_split(data)
-    config |= described(images, held_out)
     if min(bound_levels) < 2:
         raise RunError(f"--bound-levels got {bound_levels}: give numbers of at least 2.")
     if min(num_images, num_exact) < 2:
         raise RunError("--num-images and --num-exact: give at least 2, for a standard error.")
+    images, held_out = load_split(data)
     check_counts(images, held_out)
-    check_edm(images, channels=channels, patch=patch)
-    run = Run("likelihood", out, config)
-    if run.is_done():
-        return
-    denoise = train_edm(
-        run, images, held_out, channels=channels, patch=patch, num_steps=num_steps, seed=seed
+    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    recipe = edm_small(
+        images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps
     )
+    if not begin_images(run, recipe, images, held_out, judged=False):
+        return
+    model = train_diffusion(run, recipe, images, held_out, seed=seed)
+    denoise_fn = model.denoiser()
     some = held_out.pixels[:num_images]
-    one_probe = flow_bits(denoise, sigma_min=LOW, sigma_max=HIGH, num_probes=1)
+    one_probe = flow_bits(denoise_fn, sigma_min=LOW, sigma_max=HIGH, num_probes=1)
     figures: dict[str, tuple[float, float]] = {}
 
     def add(name: str, measure: Measure, pixels: np.ndarray) -> None:
@@ -82,9 +82,9 @@ def main(
         figures[name] = float(mean), float(error)
 
     with run.clock("likelihood"):
-        add(f"flow, exact divergence, {num_exact} images", exact_bits(denoise), some[:num_exact])
+        add(f"flow, exact divergence, {num_exact} images", exact_bits(denoise_fn), some[:num_exact])
         for k in num_probes:
-            probed = flow_bits(denoise, sigma_min=LOW, sigma_max=HIGH, num_probes=k)
+            probed = flow_bits(denoise_fn, sigma_min=LOW, sigma_max=HIGH, num_probes=k)
             add(f"flow, {k} probes, the same images", probed, some[:num_exact])
         add("flow, 1 probe, held out", one_probe, some)
         add("flow, 1 probe, training images", one_probe, images.pixels[:num_images])
@@ -92,38 +92,40 @@ def main(
         uniform = np.random.default_rng(seed).integers(0, 256, some.shape).astype(np.uint8)
         add("flow, 1 probe, uniform noise", one_probe, uniform)
         for count in bound_levels:
-            add(f"bound, {count} levels, held out", bound_bits(denoise, count), some)
+            add(f"bound, {count} levels, held out", bound_bits(denoise_fn, count), some)
     results = {}
     for name, (mean, error) in figures.items():
-        results[f"bits a dimension, {name}"] = mean
-        results[f"its standard error, {name}"] = error
+        results[f"bits per dimension, {name}"] = mean
+        results[f"bits per dimension, {name}, standard error"] = error
     np.savez_compressed(run.folder / "samples.npz", images=some)
     report(run, figures)
     run.finish(results)
 
 
-def exact_bits(denoise: DenoiseFn) -> Measure:
-    """Bits a dimension of one image by the flow with the exact divergence."""
+def exact_bits(denoise_fn: DenoiseFn) -> Measure:
+    """Bits per dimension of one image by the flow with the exact divergence."""
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, _ = jax.random.split(key)
         x = dequantize(key_pixels, image)
         found = likelihood.flow_log_density(
-            denoise, x, sigma_min=LOW, sigma_max=HIGH, rtol=1e-4, atol=1e-4
+            denoise_fn, x, sigma_min=LOW, sigma_max=HIGH, rtol=1e-4, atol=1e-4
         )
         return jnp.asarray(likelihood.bits_per_dimension(found.value, image.size, cell_width=CELL))
 
     return bits
 
 
-def bound_bits(denoise: DenoiseFn, num_levels: int) -> Measure:
-    """The variational bound of the same density, in bits a dimension."""
+def bound_bits(denoise_fn: DenoiseFn, num_levels: int) -> Measure:
+    """The variational bound of the same density, in bits per dimension."""
     sigmas = noise.geometric(HIGH, LOW, num_levels)
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, key_bound = jax.random.split(key)
         x = dequantize(key_pixels, image)
-        parts = likelihood.variational_bound(denoise, key_bound, x, sigmas, likelihood.log_normal)
+        parts = likelihood.variational_bound(
+            denoise_fn, key_bound, x, sigmas, likelihood.log_normal
+        )
         nats = parts.prior + parts.diffusion + parts.decoder
         return jnp.asarray(likelihood.bits_per_dimension(-nats, image.size, cell_width=CELL))
 
@@ -132,7 +134,7 @@ def bound_bits(denoise: DenoiseFn, num_levels: int) -> Measure:
 
 def report(run: Run, figures: dict[str, tuple[float, float]]) -> None:
     """The page: the bound against its levels, and a table."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
@@ -146,15 +148,19 @@ def report(run: Run, figures: dict[str, tuple[float, float]]) -> None:
     mean, error = figures["flow, 1 probe, held out"]
     axes.axhspan(mean - 2 * error, mean + 2 * error, color="#cc6622", alpha=0.2)
     axes.axhline(mean, color="#cc6622", lw=1, label="probability flow")
-    axes.set(xscale="log", xlabel="levels of the bound", ylabel="bits a dimension, held out")
+    axes.set(xscale="log", xlabel="levels of the bound", ylabel="bits per dimension, held out")
     axes.legend(frameon=False)
     rows = [[name, f"{mean:.3f}", f"{error:.3f}"] for name, (mean, error) in figures.items()]
     sections = {
         "Bound and flow": page.picture(run, "bound", figure, "Bars and band: 2 standard errors."),
-        "Bits a dimension": page.wide_table(["measure", "mean", "standard error"], rows),
+        "Bits per dimension": page.wide_table(["measure", "mean", "standard error"], rows),
         "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
     }
-    page.write_report(run, "Likelihood of images", __doc__.split("\n\n")[2], sections)
+    lead = (
+        "The density of images under one denoiser, by its probability flow and by variational "
+        "bounds on ladders of different lengths."
+    )
+    page.write_report(run, "Likelihood of images", lead, sections)
 
 
 if __name__ == "__main__":

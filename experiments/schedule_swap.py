@@ -10,31 +10,35 @@ start from the same random numbers, and end on nearly the same images.
 The default run takes under three minutes on 2 cores.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import noise, samplers
-from ebm_jax.data import load_split
-from ebm_jax.types import Example, PRNGKey
-from experiments._denoiser import check_edm, draw_images, train_edm
-from experiments._flags import check_flags, check_judged, described
-from experiments._run import Run, command
+from ebm_jax.data import load_split, to_unit
+from ebm_jax.recipes import SolverSampler
+from ebm_jax.recipes.small import edm_small
+from ebm_jax.runs.command import command
+from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.drawing import draw_images
+from ebm_jax.runs.run import Run
 
-PROCESSES = {
-    "edm": noise.edm(),
-    "ve": noise.ve(),
-    "vp": noise.vp(),
-    "sub_vp": noise.sub_vp(),
-    "cosine": noise.cosine(),
+PROCESSES: dict[str, Callable[[], noise.Process]] = {
+    "edm": noise.edm,
+    "ve": noise.ve,
+    "vp": noise.vp,
+    "sub_vp": noise.sub_vp,
+    "cosine": noise.cosine,
 }
 SHOWN = 50  # samples of each process in its grid
 LOWEST = 0.01  # the level at which every process stops
 
 
 def main(
+    run: Run,
     *,
     data: str = "digits",
-    out: str = "",
     num_steps: int = 1000,
     channels: tuple[int, ...] = (32, 64),
     patch: int = 1,
@@ -45,8 +49,8 @@ def main(
     """Train one denoiser, sample it along five processes, judge each.
 
     Args:
+        run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        out: the run's folder; runs/schedule_swap by default. The same command resumes it.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
@@ -54,36 +58,25 @@ def main(
         num_samples: samples of each; by default as many as images were held out, at most 1000.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
     images, held_out = load_split(data)
-    config |= described(images, held_out)
-    check_judged(images, held_out, num_samples)
-    check_edm(images, channels=channels, patch=patch)
-    run = Run("schedule_swap", out, config)
-    if run.is_done():
+    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    along = {name: sampler_along(name, sample_steps) for name in PROCESSES}
+    recipe = edm_small(
+        images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps
+    )._replace(sampler=along["edm"])
+    if not begin_images(run, recipe, images, held_out, num_samples):
         return
+    model = train_diffusion(run, recipe, images, held_out, seed=seed)
     num_samples = num_samples or min(len(held_out.pixels), 1000)
-    denoise = train_edm(
-        run, images, held_out, channels=channels, patch=patch, num_steps=num_steps, seed=seed
-    )
-    like, drawn = jnp.zeros(images.pixels.shape[1:]), {}
+    drawn: dict[str, np.ndarray] = {}
     with run.clock("sample"):
-        for name, process in PROCESSES.items():
-            last = process.time_of_level(jnp.float32(LOWEST))
-            times = noise.log_snr_times(process, sample_steps, t_min=float(last))
-            solver = samplers.dpm_solver_pp_2m(process)
-
-            def draw(
-                key: PRNGKey, solver: samplers.Solver = solver, times: noise.Times = times
-            ) -> Example:
-                return samplers.sample(solver, denoise, key, like, times, final_denoise=True)
-
+        for name, sampler in along.items():
+            draw = model._replace(sampler=sampler).draw
             drawn[name] = draw_images(draw, num_samples, seed + 1, name)
     np.savez_compressed(run.folder / "samples.npz", **drawn)  # type: ignore[arg-type]
     results: dict[str, float] = {}
     with run.clock("judge"):
-        from experiments._judge import judge_images
+        from ebm_jax.runs.judge import judge_images
 
         for name, samples in drawn.items():
             judged = judge_images(samples, images, held_out, seed)
@@ -95,9 +88,17 @@ def main(
     run.finish(results)
 
 
+def sampler_along(name: str, num_steps: int) -> SolverSampler:
+    """Returns DPM-Solver++(2M) along a process, over steps even in log-SNR down to LOWEST."""
+    process = PROCESSES[name]()
+    last = process.time_of_level(jnp.float32(LOWEST))
+    times = noise.log_snr_times(process, num_steps, t_min=float(last))
+    return SolverSampler(samplers.dpm_solver_pp_2m, PROCESSES[name], times)
+
+
 def report(run: Run, drawn: dict[str, np.ndarray], results: dict[str, float]) -> None:
     """The page: a grid of samples for every process, in the same order."""
-    from experiments import _report as page
+    from ebm_jax.runs import page
 
     grids = [
         page.picture(run, name, page.image_grid(samples[:SHOWN], 10), name)
@@ -105,10 +106,14 @@ def report(run: Run, drawn: dict[str, np.ndarray], results: dict[str, float]) ->
     ]
     sections = {
         "The same random numbers along every process": page.beside(*grids),
-        "Figures": page.table(results),
+        "Metrics": page.table(results),
         "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
     }
-    page.write_report(run, "One network, every process", __doc__.split("\n\n")[2], sections)
+    lead = (
+        f"One denoiser, trained at EDM's levels on {run.config['data']}, sampled along five "
+        "processes by the same solver from the same random numbers."
+    )
+    page.write_report(run, "One network, every process", lead, sections)
 
 
 if __name__ == "__main__":

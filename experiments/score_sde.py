@@ -12,48 +12,43 @@ The default run takes under three minutes on 2 cores.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split
+from ebm_jax.ema import ramped
 from ebm_jax.nets import ConvScore, precondition
-from ebm_jax.noise import Process
-from ebm_jax.types import Example, PRNGKey
-from experiments._denoiser import (
-    check_denoiser,
-    draw_images,
-    draw_paths,
-    flow_bits,
-    over_images,
-    predicted_noise,
-    report,
-    train_denoiser,
-)
-from experiments._flags import check_flags, check_judged, described
-from experiments._run import Run, command
+from ebm_jax.recipes import DiffusionRecipe, FlowSampler, Optimizer, SolverSampler
+from ebm_jax.runs.command import command
+from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.drawing import draw_images, draw_paths, flow_bits, over_images
+from ebm_jax.runs.run import Run
+from ebm_jax.types import Scalar
 
-PROCESSES = {
-    "ve": noise.ve(),
-    "vp": noise.vp(),
-    "sub_vp": noise.sub_vp(),
+PROCESSES: dict[str, Callable[[], noise.Process]] = {
+    "ve": noise.ve,
+    "vp": noise.vp,
+    "sub_vp": noise.sub_vp,
 }
-SOLVERS: dict[str, Callable[[Process], samplers.Solver]] = {
+SOLVERS: dict[str, Callable[[noise.Process], samplers.Solver]] = {
     "em": samplers.euler_maruyama,
-    "pc": lambda process: samplers.predictor_corrector(process, samplers.ancestral, snr=0.16),
+    "pc": partial(samplers.predictor_corrector, snr=0.16),
     "flow": samplers.heun,
     "adaptive": samplers.heun,  # for the pictures of the way
 }
+LOWEST = 0.01  # the level at which samplers stop: below it, 256 gray values show nothing
 
 
 def main(
+    run: Run,
     *,
     data: str = "digits",
     process: Literal["ve", "vp", "sub_vp"] = "ve",
     sampler: Literal["pc", "em", "flow", "adaptive"] = "pc",
-    out: str = "",
     num_steps: int = 1500,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
@@ -70,11 +65,11 @@ def main(
     """Learn images along a process, draw new ones by its reverse, and measure their likelihood.
 
     Args:
+        run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
         process: "ve", "vp" or "sub_vp".
         sampler: "pc" predictor-corrector, "em" Euler-Maruyama, "flow" Heun's method,
             "adaptive" the flow to a tolerance of 1e-4.
-        out: the run's folder; runs/score_sde by default. The same command resumes it.
         num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
@@ -88,66 +83,71 @@ def main(
         num_probes: random probes of the divergence for each.
         seed: seed of everything.
     """
-    config = {name: value for name, value in locals().items() if name != "out"}
-    check_flags(config)
     images, held_out = load_split(data)
-    config |= described(images, held_out)
-    net = ConvScore(channels, blocks, patch)
-    check_judged(images, held_out, num_samples)
-    check_denoiser(images, net, batch_size)
-    run = Run("score_sde", out, config)
-    if run.is_done():
-        return
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
-    law = PROCESSES[process]
-    scaled = precondition.ncsn if process == "ve" else predicted_noise
-    denoise = train_denoiser(
-        run,
-        images,
-        held_out,
-        net,
-        scaled,
-        losses.noise_conditional,
-        lambda u: law.level(law.t_min + (law.t_max - law.t_min) * jnp.clip(u, 1e-3, 1.0)),
-        num_steps=num_steps,
+    shape = images.pixels.shape[1:]
+    times, low, high = visited(PROCESSES[process](), sample_steps)
+    solver = SolverSampler(SOLVERS[sampler], PROCESSES[process], times)
+    drawn_by: Any = FlowSampler(high, low) if sampler == "adaptive" else solver
+    recipe = DiffusionRecipe(
+        net=ConvScore(channels, blocks, patch),
+        wrap=precondition.ncsn if process == "ve" else precondition.predicted_noise,
+        objective=losses.noise_conditional,
+        level=partial(level_at_share, process=PROCESSES[process]()),
+        sampler=drawn_by,
+        optimizer=Optimizer(learning_rate, b2=0.99, warm_up=num_steps // 20, decay=True, clip=10.0),
+        ema=ramped(ema_decay),
         batch_size=batch_size,
-        learning_rate=learning_rate,
-        ema_decay=ema_decay,
-        seed=seed,
+        num_steps=num_steps,
+        shape=shape,
+        source="arXiv:2011.13456",
     )
-    solver, like = SOLVERS[sampler](law), jnp.zeros(images.pixels.shape[1:])
-    # Below a level of .01 there is nothing to see in 256 gray values.
-    last = law.time_of_level(jnp.float32(0.01))
-    times = noise.log_snr_times(law, sample_steps, t_min=float(last))
-    low, high = float(law.level(times[-1])), float(law.level(times[0]))
-
-    def draw(key: PRNGKey) -> Example:
-        if sampler != "adaptive":
-            return samplers.sample(solver, denoise, key, like, times, final_denoise=True)
-        start = law.draw_prior(key, like, times[0]) / law.alpha(times[0])
-        end = samplers.follow_flow(denoise, start, high, low, rtol=1e-4, atol=1e-4).x
-        return denoise(end, jnp.float32(low))
-
+    if not begin_images(run, recipe, images, held_out, num_samples):
+        return
+    model = train_diffusion(run, recipe, images, held_out, seed=seed)
+    num_samples = num_samples or min(len(held_out.pixels), 1000)
     with run.clock("sample"):
-        samples = draw_images(draw, num_samples, seed + 1)
+        samples = draw_images(model.draw, num_samples, seed + 1)
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
     results: dict[str, float] = {}
     if sampler != "adaptive":
-        taken = samplers.num_evaluations(solver, times, final_denoise=True)
-        results["evaluations a sample"] = taken
+        results["evaluations per sample"] = float(solver.evaluations)
+    denoise_fn = model.denoiser()
     with run.clock("likelihood"):
-        bits = flow_bits(denoise, sigma_min=low, sigma_max=high, num_probes=num_probes)
+        bits = flow_bits(denoise_fn, sigma_min=low, sigma_max=high, num_probes=num_probes)
         mean, error = over_images(bits, held_out.pixels, num_likelihoods, seed + 3)
-    results["bits a dimension, held out"] = float(mean)
-    results["its standard error"] = float(error)
+    results["bits per dimension, held out"] = float(mean)
+    results["bits per dimension, standard error"] = float(error)
     with run.clock("judge"):
-        from experiments._judge import judge_images
+        from ebm_jax.runs.judge import judge_images
 
         results |= judge_images(samples, images, held_out, seed)
-    paths = draw_paths(solver, denoise, like, times, seed + 1)
-    lead = __doc__.split("\n\n")[2]
-    report(run, f"Score SDE: {process}, {sampler}", lead, samples, paths, held_out.pixels, results)
+    path = partial(solver.path, denoise_fn, like=jnp.zeros(shape))
+    from ebm_jax.runs.page import image_report
+
+    image_report(
+        run,
+        f"Score SDE: {process}, {sampler}",
+        f"Scores learned on {len(images.pixels)} images of {data} along the process {process}, "
+        f"sampled by its reverse.",
+        samples,
+        draw_paths(path, seed + 1),
+        held_out.pixels,
+        results,
+    )
     run.finish(results)
+
+
+def visited(process: noise.Process, num_steps: int) -> tuple[noise.Times, float, float]:
+    """Returns the times of the solver, even in log-SNR, with the lowest and highest level."""
+    last = process.time_of_level(jnp.float32(LOWEST))
+    times = noise.log_snr_times(process, num_steps, t_min=float(last))
+    return times, float(process.level(times[-1])), float(process.level(times[0]))
+
+
+def level_at_share(u: Scalar, *, process: noise.Process) -> Scalar:
+    """Returns the noise level at the share u of the process' time: times are uniform."""
+    share = jnp.clip(u, 1e-3, 1.0)
+    return process.level(process.t_min + (process.t_max - process.t_min) * share)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Published recipes against the publications' own numbers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import noise, recipes
+from ebm_jax import nets, noise, recipes
 from ebm_jax.data import largest_distance
+from ebm_jax.nets import precondition
 
 NAMES = sorted(recipes.RECIPES)
 
@@ -92,11 +95,10 @@ def test_levels_of_training_span_what_was_published(name, lowest, highest):
 )
 def test_networks_have_the_published_numbers_of_parameters(name, count):
     """29.7M for NCSNv2, 35.7M for DDPM, 55.7M for EDM; NCSN and NCSN++ by their tables."""
-    from experiments.recipe import init
-
     recipe = recipes.recipe(name)
     like = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
-    params = jax.eval_shape(lambda key, x: init(recipe, key, x), jax.random.key(0), like)
+    start = partial(nets.initial_parameters, recipe.net, recipe.wrap)
+    params = jax.eval_shape(start, jax.random.key(0), like)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == pytest.approx(count, rel=2e-3)
 
 
@@ -119,7 +121,8 @@ def test_samplers_take_the_published_number_of_evaluations_and_end_on_the_data(n
         return jnp.full_like(x, 0.3)
 
     recipe = recipes.recipe(name)
-    x = jax.jit(lambda key: recipe.sample(denoise, key, jnp.zeros((4, 4, 1))))(jax.random.key(0))
+    assert recipe.sampler.evaluations == evaluations
+    x = jax.jit(lambda key: recipe.sampler(denoise, key, jnp.zeros((4, 4, 1))))(jax.random.key(0))
     jax.effects_barrier()
     assert len(calls) == evaluations
     np.testing.assert_allclose(x, 0.3, atol=5 * 0.03)  # NCSN keeps noise of its last level

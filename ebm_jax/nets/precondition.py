@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from ebm_jax._checks import check_positive, check_range
 from ebm_jax.types import DenoiseFn, Example, Scalar
 
-__all__ = ["RawFn", "by_index", "edm", "ncsn", "vp"]
+__all__ = ["RawFn", "by_index", "edm", "ncsn", "predicted_noise", "vp"]
 
 RawFn = Callable[[Example, Scalar], Example]
 
@@ -67,6 +67,19 @@ def vp(raw_fn: RawFn, *, beta_min: float = 0.1, beta_max: float = 20.0) -> Denoi
         return x - sigma * raw_fn(x / jnp.sqrt(1 + sigma**2), 999 * t)
 
     return denoise
+
+
+def predicted_noise(raw_fn: RawFn) -> DenoiseFn:
+    """`vp` for a network that is given 999 t / 250, from 0 to 4, in place of 999 t.
+
+    That is the range of a noise level's logarithm, in which `nets.LevelEmbedding` tells
+    levels apart; `nets.UNet` embeds 999 t itself and goes with `vp`.
+    """
+
+    def at_level(x: Example, t: Scalar) -> Example:
+        return raw_fn(x, t / 250)
+
+    return vp(at_level)
 
 
 def by_index(

@@ -28,7 +28,13 @@ SHOWN_LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the loss in metrics.csv
 
 
 def begin_images(
-    run: Run, recipe: DiffusionRecipe, images: Images, held_out: Images, num_samples: int | None
+    run: Run,
+    recipe: DiffusionRecipe,
+    images: Images,
+    held_out: Images,
+    num_samples: int | None = None,
+    *,
+    judged: bool = True,
 ) -> bool:
     """Checks what a run on images was given and begins it; returns False if it is done.
 
@@ -38,12 +44,14 @@ def begin_images(
         images: the training images.
         held_out: the images to judge by.
         num_samples: how many samples are to be judged, or None for a default.
+        judged: False if no samples are to be judged, so that any number of images will do.
 
     Raises:
         RunError: for too few images or samples, a network that cannot take these images, a
             batch that cannot be divided, or from `Run.begin`.
     """
-    check_judged(images, held_out, num_samples)
+    if judged:
+        check_judged(images, held_out, num_samples)
     check_recipe(recipe)
     run.machine.mesh_for(recipe.batch_size)
     return run.begin(training_images=fingerprint(images), held_out_images=fingerprint(held_out))
