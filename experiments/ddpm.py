@@ -24,8 +24,8 @@ from ebm_jax.ema import ramped
 from ebm_jax.nets import UNet, precondition
 from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
 from ebm_jax.runs.command import command
-from ebm_jax.runs.diffusion import begin_images, train_diffusion
-from ebm_jax.runs.drawing import Measure, draw_images, draw_paths, over_images
+from ebm_jax.runs.diffusion import begin_images, class_names, train_diffusion
+from ebm_jax.runs.drawing import Measure, draw_from, draw_paths, over_images
 from ebm_jax.runs.run import Run
 from ebm_jax.types import DenoiseFn, PRNGKey
 
@@ -45,6 +45,10 @@ def main(
     blocks: int = 1,
     sample_steps: int = 250,
     variance: Literal["small", "large"] = "large",
+    conditional: bool = False,
+    label_dropout: float = 0.1,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
     num_samples: int | None = None,
     num_likelihoods: int = 64,
     seed: int = 0,
@@ -63,17 +67,23 @@ def main(
         blocks: residual blocks at each resolution on the way down; one more on the way up.
         sample_steps: ancestral steps, spread evenly over the thousand levels.
         variance: of an ancestral step, "small" or "large".
+        conditional: learn the classes of labeled data too, and draw samples of each in turn.
+        label_dropout: how often training hides the label, for classifier-free guidance.
+        guidance_scale: classifier-free guidance of the samples; 1 is none.
+        guidance_interval: the lowest and highest noise level of guidance; all by default.
         num_samples: samples to draw; by default as many as images were held out, at most 1000.
         num_likelihoods: held-out images whose bound is measured.
         seed: seed of everything.
     """
     images, held_out = load_split(data)
     shape, sigmas = images.pixels.shape[1:], noise.ddpm_levels(NUM_LEVELS)
+    names = class_names(images) if conditional else None
+    num_classes = None if names is None else len(names)
     visited = np.linspace(0, NUM_LEVELS - 1, min(sample_steps, NUM_LEVELS)).round().astype(int)
     process = partial(noise.vp, t_max=1.01)  # the top level of a DDPM is 157
     lowest = shape[0] // 2 ** (len(multipliers) - 1)  # where there is attention
     recipe = DiffusionRecipe(
-        net=UNet(channels, multipliers, blocks, (lowest,), dropout=0.0),
+        net=UNet(channels, multipliers, blocks, (lowest,), dropout=0.0, num_classes=num_classes),
         wrap=precondition.vp,
         objective=losses.noise_conditional,
         level=partial(noise.ladder_level, sigmas=sigmas),
@@ -88,6 +98,8 @@ def main(
         batch_size=batch_size,
         num_steps=num_steps,
         shape=shape,
+        names=names,
+        label_dropout=label_dropout,
         source="arXiv:2006.11239",
     )
     if not begin_images(run, recipe, images, held_out, num_samples):
@@ -95,7 +107,13 @@ def main(
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
     num_samples = num_samples or min(len(held_out.pixels), 1000)
     with run.clock("sample"):
-        samples = draw_images(model.draw, num_samples, seed + 1)
+        samples, labels = draw_from(
+            model,
+            num_samples,
+            seed + 1,
+            guidance_scale=guidance_scale,
+            interval=guidance_interval,
+        )
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
     results: dict[str, float] = {"evaluations per sample": float(recipe.sampler.evaluations)}
     denoise_fn = model.denoiser()
@@ -109,7 +127,7 @@ def main(
     with run.clock("judge"):
         from ebm_jax.runs.judge import judge_images
 
-        results |= judge_images(samples, images, held_out, seed)
+        results |= judge_images(samples, images, held_out, seed, labels)
     path = partial(recipe.sampler.path, denoise_fn, like=jnp.zeros(shape))
     from ebm_jax.runs.page import image_report
 
@@ -122,6 +140,7 @@ def main(
         draw_paths(path, seed + 1),
         held_out.pixels,
         results,
+        names,
     )
     run.finish(results)
 

@@ -17,7 +17,6 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 
 from ebm_jax import losses, noise, samplers
 from ebm_jax.data import load_split, to_unit
@@ -26,11 +25,8 @@ from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
 from ebm_jax.runs.command import command
 from ebm_jax.runs.diffusion import begin_images, class_names, train_diffusion
-from ebm_jax.runs.drawing import draw_images, draw_paths, flow_bits, over_images
+from ebm_jax.runs.drawing import draw_from, draw_paths, flow_bits, over_images
 from ebm_jax.runs.run import Run
-from ebm_jax.types import Example, PRNGKey
-
-EVERYWHERE = (0.0, float("inf"))
 
 
 def main(
@@ -116,17 +112,14 @@ def main(
         return
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
     num_samples = num_samples or min(len(held_out.pixels), 1000)
-    labels = np.arange(num_samples) % len(names) if names else None
-    guidance = {"guidance_scale": guidance_scale, "interval": guidance_interval or EVERYWHERE}
-
-    def draw(key: PRNGKey, label: Int[Array, ""]) -> Example:
-        return model.draw(key, label=label, **guidance)
-
     with run.clock("sample"):
-        if labels is None:
-            samples = draw_images(model.draw, num_samples, seed + 1)
-        else:
-            samples = draw_images(draw, num_samples, seed + 1, "sample", jnp.asarray(labels))
+        samples, labels = draw_from(
+            model,
+            num_samples,
+            seed + 1,
+            guidance_scale=guidance_scale,
+            interval=guidance_interval,
+        )
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
     results: dict[str, float] = {"evaluations per sample": recipe.sampler.evaluations}
     denoise_fn = model.denoiser()

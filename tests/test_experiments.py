@@ -73,7 +73,7 @@ def test_a_wrong_flag_or_path_is_one_sentence_and_a_non_zero_exit(flags, word, t
         ("ddpm", ("--sample-steps", "0"), "--sample-steps got 0"),
         ("score_sde", ("--process", "magic"), "magic"),
         ("schedule_swap", ("--num-steps", "-1"), "--num-steps got -1"),
-        ("likelihood", ("--bound-levels", "1"), "--bound-levels got (1,)"),
+        ("likelihood_bounds", ("--bound-levels", "1"), "--bound-levels got (1,)"),
         ("inpaint", ("--data", "no/such/place"), "does not exist"),
         ("solvers", ("--process", "magic"), "--process got magic"),
         ("solvers", ("--weight", "1.5"), "--weight got 1.5"),

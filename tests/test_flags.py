@@ -25,7 +25,16 @@ from ebm_jax.runs.machine import ALONE, Machine
 from ebm_jax.runs.run import OPEN
 from tests.begun import begun
 
-IMAGES = ("edm", "ddpm", "score_sde", "ncsn", "energy_cd", "schedule_swap", "inpaint", "likelihood")
+IMAGES = (
+    "edm",
+    "ddpm",
+    "score_sde",
+    "ncsn",
+    "energy_cd",
+    "schedule_swap",
+    "inpaint",
+    "likelihood_bounds",
+)
 OTHERS = ("energy", "nce_logz", "mode_weights", "mixing", "compare_losses", "solvers", "recipe")
 BAD = {
     int: (0, -1, 2**31, 10**20),
@@ -91,8 +100,8 @@ def test_every_number_that_is_none_is_refused_by_its_flag(name, refuses, monkeyp
         (("edm", "ddpm", "score_sde", "ncsn", "energy_cd", "schedule_swap"), {"num_samples": 1},
          "--num-samples got 1"),
         (("edm", "ddpm", "score_sde"), {"num_likelihoods": 1}, "--num-likelihoods got 1"),
-        (("likelihood",), {"num_images": 1}, "give at least 2"),
-        (("likelihood",), {"num_exact": 1}, "give at least 2"),
+        (("likelihood_bounds",), {"num_images": 1}, "give at least 2"),
+        (("likelihood_bounds",), {"num_exact": 1}, "give at least 2"),
         (("edm", "ncsn", "mode_weights"), {"num_levels": 1}, "--num-levels got 1"),
         (("edm",), {"sigma_min": 9.0, "sigma_max": 1.0}, "--sigma-min got 9.0"),
         (("edm",), {"sigma_min": 1.0, "sigma_max": 1.0}, "--sigma-min got 1.0"),
@@ -101,9 +110,9 @@ def test_every_number_that_is_none_is_refused_by_its_flag(name, refuses, monkeyp
          "--ema-decay got 1.0"),
         (("edm", "ddpm", "score_sde", "ncsn", "energy_cd"), {"ema_decay": 2.0},
          "--ema-decay got 2.0"),
-        (("edm", "score_sde", "schedule_swap", "inpaint", "likelihood"), {"channels": (12,)},
+        (("edm", "score_sde", "schedule_swap", "inpaint", "likelihood_bounds"), {"channels": (12,)},
          "multiples of 8"),
-        (("edm", "score_sde", "schedule_swap", "inpaint", "likelihood"), {"patch": 3},
+        (("edm", "score_sde", "schedule_swap", "inpaint", "likelihood_bounds"), {"patch": 3},
          "divisible by"),
         (("ncsn",), {"channels": 1}, "give at least 2"),
         (("ncsn",), {"multiples": (1, 2)}, "at least three"),
@@ -148,7 +157,7 @@ def some_images(train, held_out, labels=None):
     ids=["one held out", "one to train on", "labels of -1", "labels of a million"],
 )
 def test_data_that_cannot_be_judged_are_refused_at_once(name, data, word, refuses, monkeypatch):
-    if name in ("inpaint", "likelihood") and "go from" in word:
+    if name in ("inpaint", "likelihood_bounds") and "go from" in word:
         return  # they look at no labels
     if name == "inpaint":
         return  # it judges every image by itself

@@ -90,7 +90,7 @@ def test_a_runs_model_draws_the_runs_own_first_sample(name, flags, few, tmp_path
 def test_a_likelihood_is_that_of_the_saved_model(few, tmp_path):
     """The figure of the run, again, by the flow of the model that it leaves."""
     run = start(
-        few("likelihood"), str(tmp_path / "run"), seed=5, num_steps=2, channels=(8,),
+        few("likelihood_bounds"), str(tmp_path / "run"), seed=5, num_steps=2, channels=(8,),
         num_images=2, num_exact=2, num_probes=(1,), bound_levels=(3,),
     )  # fmt: skip
     found = json.loads((run.folder / "results.json").read_text())

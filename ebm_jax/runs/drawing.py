@@ -5,12 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, UInt8
+from jaxtyping import Array, Int, PyTree, UInt8
 
 from ebm_jax import likelihood
 from ebm_jax.data import Pixels, dequantize, to_uint8
 from ebm_jax.keys import example_keys
 from ebm_jax.runs.flags import UNSTABLE, finite
+from ebm_jax.runs.models import Model
 from ebm_jax.runs.progress import progress
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
@@ -61,6 +62,39 @@ def draw_finite(
             advance(min(chunk, count - first))
     what = "samples" if label == "sample" else f"samples of {label}"
     return finite(what, np.concatenate(drawn)[:count], UNSTABLE)
+
+
+def draw_from(
+    model: Model,
+    count: int,
+    seed: int,
+    *,
+    guidance_scale: float = 1.0,
+    interval: tuple[float, float] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns images drawn from a model and, of a conditional one, the labels asked for.
+
+    Sample i is asked for by the label i mod K.
+
+    Args:
+        model: a denoiser with a sampler.
+        count: how many images.
+        seed: seed of the keys, as in `draw_images`.
+        guidance_scale: of classifier-free guidance towards the label; 1 is none.
+        interval: the noise levels between which the guidance acts; all by default.
+
+    Raises:
+        RunError: if some are not finite.
+    """
+    if model.names is None:
+        return draw_images(model.draw, count, seed), None
+    labels = np.arange(count) % len(model.names)
+    between = interval or (0.0, float("inf"))
+
+    def draw(key: PRNGKey, label: Int[Array, ""]) -> Array:
+        return model.draw(key, label=label, guidance_scale=guidance_scale, interval=between)
+
+    return draw_images(draw, count, seed, "sample", jnp.asarray(labels)), labels
 
 
 def over_images(

@@ -1,6 +1,6 @@
 """The likelihood of images under a diffusion model, by flow and by bound.
 
-    python -m experiments.likelihood
+    python -m experiments.likelihood_bounds
 
 A denoiser is trained as in `experiments.edm`. The density of each held-out image follows from
 its probability flow, with the exact divergence for a few and by random probes for more; the
