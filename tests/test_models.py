@@ -19,6 +19,7 @@ from ebm_jax.nets import precondition
 from ebm_jax.recipes import AnnealedSampler
 from ebm_jax.runs import Model, ModelError, save_model
 
+SAMPLER = AnnealedSampler(noise.geometric(5.0, 0.1, 4), steps=2, ratio=0.2)
 SIGMA = jnp.float32(0.7)
 IMAGE = jax.random.normal(jax.random.key(9), (8, 8, 1))
 
@@ -92,11 +93,9 @@ def test_a_label_is_a_class_by_number_or_name_and_guidance_extrapolates(stored):
 
 
 def test_a_model_draws_by_its_own_sampler(stored):
-    sigmas = noise.geometric(5.0, 0.1, 4)
-    sampler = AnnealedSampler(sigmas, steps=2, ratio=0.2)
-    model = stored(DENOISER._replace(sampler=sampler))
+    model = stored(DENOISER._replace(sampler=SAMPLER))
     key = jax.random.key(4)
-    expected = sampler(DENOISER.denoiser(), key, jnp.zeros((8, 8, 1)))
+    expected = SAMPLER(DENOISER.denoiser(), key, jnp.zeros((8, 8, 1)))
     np.testing.assert_allclose(model.draw(jax.random.clone(key)), expected, rtol=1e-5)
     with pytest.raises(ModelError, match="without a sampler"):
         stored(DENOISER).draw(jax.random.key(0))
