@@ -10,7 +10,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,data arrays pictures named prepared
 .PHONY: demo test check format mutants lowest clean
 
 demo: $(INSTALLED)  ## the main job: learn, sample and judge digits
-	$(RUN) -m experiments.ncsn
+	$(RUN) -m experiments.edm --conditional
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -n 2 --dist loadfile

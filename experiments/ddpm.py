@@ -38,7 +38,7 @@ def main(
     data: str = "digits",
     num_steps: int = 1200,
     batch_size: int = 128,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 3e-3,
     ema_decay: float = 0.995,
     channels: int = 24,
     multipliers: tuple[int, ...] = (1, 2),
