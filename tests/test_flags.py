@@ -249,7 +249,7 @@ def test_no_more_are_drawn_in_a_call_than_were_asked_for(count, sizes, monkeypat
 
         return many
 
-    monkeypatch.setattr(_denoiser, "spread", spread)
+    monkeypatch.setattr(drawing, "spread", spread)
     images = drawing.draw_images(lambda key: jax.random.uniform(key, (2, 2, 1)), count, 5)
     assert len(images) == count
     assert seen == sizes
