@@ -121,7 +121,7 @@ def main(
             interval=guidance_interval,
         )
         np.savez_compressed(run.folder / "samples.npz", samples=samples)
-    results: dict[str, float] = {"evaluations per sample": recipe.sampler.evaluations}
+    results: dict[str, float] = {"evaluations per sample": float(recipe.sampler.evaluations)}
     denoise_fn = model.denoiser()
     with run.clock("likelihood"):
         bits = flow_bits(

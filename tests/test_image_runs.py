@@ -23,7 +23,7 @@ TINY = {**SMALL, "batch_size": 8, "num_samples": 2, "num_likelihoods": 2}
 NO_TRAINING = {"ema_decay": 0.5, "learning_rate": 0.1}  # far from the start, which is zero
 
 RUNS = {
-    "ncsn": ("ncsn", {"num_steps": 2, "channels": 4, "multiples": (1, 1, 1), "batch_size": 8,
+    "ncsn": ("ncsn", {"num_steps": 2, "channels": 4, "multipliers": (1, 1), "batch_size": 8,
                       "num_samples": 2, "num_levels": 3, "steps_per_level": 2}),
     "ddpm": ("ddpm", {"num_steps": 2, "channels": 4, "multipliers": (1, 1), "batch_size": 8,
                       "num_samples": 2, "num_likelihoods": 2, "sample_steps": 3, **NO_TRAINING}),
@@ -133,3 +133,16 @@ def test_predicted_noise_is_that_of_vp_at_a_time_between_0_and_4():
         wrap(lambda x, t: seen.append(t) or x)(jnp.ones(2), jnp.float32(1.0))
     time = (np.sqrt(0.1**2 + 2 * 19.9 * np.log(2)) - 0.1) / 19.9  # .1 t + 19.9 t^2 / 2 = log 2
     np.testing.assert_allclose(seen, [999 * time, 999 * time / 250], rtol=1e-5)
+
+
+def test_ddpm_trains_at_the_levels_nearest_to_a_log_normal_law():
+    """Half of the draws are above the median, a sixth beyond one deviation on either side."""
+    from experiments.ddpm import nearest_level
+
+    sigmas = noise.ddpm_levels(1000)
+    law = partial(nearest_level, sigmas=sigmas, mean=np.log(2.0), std=1.5)
+    found = np.asarray(jax.jit(jax.vmap(law))((jnp.arange(2000) + 0.5) / 2000))
+    assert set(found) <= set(np.asarray(sigmas))
+    assert np.mean(found > 2.0) == pytest.approx(0.5, abs=0.005)
+    assert np.mean(found > 2.0 * np.exp(1.5)) == pytest.approx(0.1587, abs=0.005)
+    assert np.mean(found < 2.0 * np.exp(-1.5)) == pytest.approx(0.1587, abs=0.005)
