@@ -63,7 +63,7 @@ def listing(program: str) -> str:
         del experiments[name]  # it is the command that the name runs
     groups = {"Experiments:": experiments, "Commands on runs and their models:": commands}
     for title, group in groups.items():
-        lines += [title, *(f"  {n:<16}{first_line(p)}" for n, p in group.items()), ""]
+        lines += [title, *(f"  {n:<20}{first_line(p)}" for n, p in group.items()), ""]
     return "\n".join(lines).rstrip()
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import calculus
+from ebm_jax import calculus, guidance
 from tests.statistics import assert_mean, assert_variance
 
 MATRIX = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)  # not symmetric

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from ebm_jax.runs import launch
+from ebm_jax.runs import launch, training
 from ebm_jax.runs.command import command, start
 from ebm_jax.runs.endings import RunError
 from ebm_jax.runs.machine import ALONE, Machine
@@ -106,7 +106,7 @@ def test_a_step_that_does_not_fit_says_what_to_try(monkeypatch, tmp_path):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying ...")
         yield
 
-    monkeypatch.setattr(_train, "fit", full)
+    monkeypatch.setattr(training, "fit", full)
     with pytest.raises(RunError, match=r"does not fit .* --accumulate 2 .* --mesh fsdp=N"):
         run_small(tmp_path / "run")
 
@@ -116,7 +116,7 @@ def test_another_error_of_the_devices_is_not_mistaken_for_it(monkeypatch, tmp_pa
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
         yield
 
-    monkeypatch.setattr(_train, "fit", broken)
+    monkeypatch.setattr(training, "fit", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         run_small(tmp_path / "run")
 
@@ -125,7 +125,7 @@ def test_another_error_of_the_devices_is_not_mistaken_for_it(monkeypatch, tmp_pa
 
 
 def test_the_launcher_passes_flags_on_and_ends_with_the_status_of_the_first_that_failed():
-    command = [sys.executable, "-m", "experiments.launch", "--num-processes", "2", "edm"]
+    command = [sys.executable, "-m", "ebm_jax", "launch", "--num-processes", "2", "edm"]
     answer = subprocess.run(
         [*command, "--data", "no/such/place"], cwd=ROOT, capture_output=True, text=True
     )

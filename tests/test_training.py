@@ -13,6 +13,7 @@ from ebm_jax.checkpoints import Checkpoints
 from ebm_jax.keys import example_keys
 from ebm_jax.losses import contrastive_divergence, denoising_score_matching, noise_conditional
 from ebm_jax.nets import ScoreMLP, precondition
+from ebm_jax.runs import training
 from ebm_jax.runs.endings import RunError
 from ebm_jax.samplers import draw_starts, replay_buffer, run, ula, write_back
 from ebm_jax.sharding import data_mesh, replicate, split
