@@ -29,6 +29,7 @@ from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
 from ebm_jax.runs.command import command
 from ebm_jax.runs.diffusion import begin_images, class_names, train_diffusion
 from ebm_jax.runs.drawing import Measure, draw_from, draw_paths, over_images
+from ebm_jax.runs.flags import samples_to_draw
 from ebm_jax.runs.run import Run
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 
@@ -113,7 +114,7 @@ def main(
     if not begin_images(run, recipe, images, held_out, num_samples):
         return
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    num_samples = samples_to_draw(num_samples, len(held_out.pixels))
     with run.clock("sample"):
         samples, labels = draw_from(
             model,

@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import losses, noise, samplers
-from ebm_jax.data import load_split, to_unit
+from ebm_jax.data import load_split
 from ebm_jax.ema import ramped
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
 from ebm_jax.runs.command import command
-from ebm_jax.runs.diffusion import begin_images, class_names, train_diffusion
+from ebm_jax.runs.diffusion import begin_images, class_names, pixel_std, train_diffusion
 from ebm_jax.runs.drawing import draw_from, draw_paths, flow_bits, over_images
+from ebm_jax.runs.flags import samples_to_draw
 from ebm_jax.runs.run import Run
 
 
@@ -87,7 +88,7 @@ def main(
     images, held_out = load_split(data)
     shape = images.pixels.shape[1:]
     names = class_names(images) if conditional else None
-    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    sigma_data = pixel_std(images)
     churned = partial(samplers.edm, gamma=0.4, churn_min=0.3, churn_max=20.0)
     recipe = DiffusionRecipe(
         net=ConvScore(channels, blocks, patch, None if names is None else len(names)),
@@ -111,7 +112,7 @@ def main(
     if not begin_images(run, recipe, images, held_out, num_samples):
         return
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    num_samples = samples_to_draw(num_samples, len(held_out.pixels))
     with run.clock("sample"):
         samples, labels = draw_from(
             model,

@@ -33,7 +33,7 @@ from ebm_jax.runs.command import command
 from ebm_jax.runs.drawing import draw_finite
 from ebm_jax.runs.endings import say
 from ebm_jax.runs.energies import check_energy, train_energy
-from ebm_jax.runs.flags import UNSTABLE, check_judged, described, finite
+from ebm_jax.runs.flags import UNSTABLE, check_judged, described, finite, samples_to_draw
 from ebm_jax.runs.roll_backs import past_roll_backs
 from ebm_jax.runs.run import Run
 from ebm_jax.samplers import run as run_chain
@@ -123,7 +123,7 @@ def main(
     say(f"{preset}, changed: {BRIEF[preset]}; temperature of the chains {chains.temperature:.3g}")
     times = ROLL_BACKS if on_divergence == "roll_back" else 0
     model = train_energy(run, recipe, batches, seed=seed, roll_backs=times)
-    num_samples = num_samples or min(len(x_held), 1000)
+    num_samples = samples_to_draw(num_samples, len(x_held))
     with run.clock("sample"):
         samples = draw_finite(model.draw, num_samples, seed + 2, chunk=CHUNK)
     np.savez_compressed(run.folder / "samples.npz", samples=to_uint8(samples))

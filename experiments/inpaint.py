@@ -25,7 +25,7 @@ from ebm_jax.keys import example_keys
 from ebm_jax.nets.conv import halve
 from ebm_jax.recipes.small import edm_small
 from ebm_jax.runs.command import command
-from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.diffusion import begin_images, pixel_std, train_diffusion
 from ebm_jax.runs.endings import say
 from ebm_jax.runs.flags import UNSTABLE, finite
 from ebm_jax.runs.run import Run
@@ -63,7 +63,7 @@ def main(
         seed: seed of everything.
     """
     images, held_out = load_split(data)
-    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    sigma_data = pixel_std(images)
     recipe = edm_small(
         images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps
     )

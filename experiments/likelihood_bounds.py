@@ -18,10 +18,10 @@ from jaxtyping import Array, UInt8
 from matplotlib.figure import Figure
 
 from ebm_jax import likelihood, noise
-from ebm_jax.data import dequantize, load_split, to_unit
+from ebm_jax.data import dequantize, load_split
 from ebm_jax.recipes.small import edm_small
 from ebm_jax.runs.command import command
-from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.diffusion import begin_images, pixel_std, train_diffusion
 from ebm_jax.runs.drawing import Measure, flow_bits, over_images
 from ebm_jax.runs.endings import RunError
 from ebm_jax.runs.flags import check_counts
@@ -65,7 +65,7 @@ def main(
         raise RunError("--num-images and --num-exact: give at least 2, for a standard error.")
     images, held_out = load_split(data)
     check_counts(images, held_out)
-    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    sigma_data = pixel_std(images)
     recipe = edm_small(
         images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps
     )

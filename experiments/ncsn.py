@@ -31,7 +31,7 @@ from ebm_jax.runs.command import command
 from ebm_jax.runs.diffusion import begin_images, train_diffusion
 from ebm_jax.runs.drawing import draw_images, draw_paths
 from ebm_jax.runs.endings import RunError, say
-from ebm_jax.runs.flags import check_judged
+from ebm_jax.runs.flags import check_judged, samples_to_draw
 from ebm_jax.runs.run import Run
 
 
@@ -97,7 +97,7 @@ def main(
         return
     say(f"levels {sigmas[0]:.3g} to {sigmas[-1]:.3g} in a ratio of {sigmas[0] / sigmas[1]:.3g}")
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    num_samples = samples_to_draw(num_samples, len(held_out.pixels))
     with run.clock("sample"):
         samples = draw_images(model.draw, num_samples, seed + 1)
         np.savez_compressed(run.folder / "samples.npz", samples=samples)

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import noise, samplers
-from ebm_jax.data import load_split, to_unit
+from ebm_jax.data import load_split
 from ebm_jax.recipes import SolverSampler
 from ebm_jax.recipes.small import edm_small
 from ebm_jax.runs.command import command
-from ebm_jax.runs.diffusion import begin_images, train_diffusion
+from ebm_jax.runs.diffusion import begin_images, pixel_std, train_diffusion
 from ebm_jax.runs.drawing import draw_images
+from ebm_jax.runs.flags import samples_to_draw
 from ebm_jax.runs.run import Run
 
 PROCESSES: dict[str, Callable[[], noise.Process]] = {
@@ -59,7 +60,7 @@ def main(
         seed: seed of everything.
     """
     images, held_out = load_split(data)
-    sigma_data = float(to_unit(images.pixels[:10_000]).std())
+    sigma_data = pixel_std(images)
     along = {name: sampler_along(name, sample_steps) for name in PROCESSES}
     recipe = edm_small(
         images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps
@@ -67,7 +68,7 @@ def main(
     if not begin_images(run, recipe, images, held_out, num_samples):
         return
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    num_samples = samples_to_draw(num_samples, len(held_out.pixels))
     drawn: dict[str, np.ndarray] = {}
     with run.clock("sample"):
         for name, sampler in along.items():

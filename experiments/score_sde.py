@@ -26,6 +26,7 @@ from ebm_jax.recipes import DiffusionRecipe, FlowSampler, Optimizer, SolverSampl
 from ebm_jax.runs.command import command
 from ebm_jax.runs.diffusion import begin_images, train_diffusion
 from ebm_jax.runs.drawing import draw_images, draw_paths, flow_bits, over_images
+from ebm_jax.runs.flags import samples_to_draw
 from ebm_jax.runs.run import Run
 from ebm_jax.types import Scalar
 
@@ -104,7 +105,7 @@ def main(
     if not begin_images(run, recipe, images, held_out, num_samples):
         return
     model = train_diffusion(run, recipe, images, held_out, seed=seed)
-    num_samples = num_samples or min(len(held_out.pixels), 1000)
+    num_samples = samples_to_draw(num_samples, len(held_out.pixels))
     with run.clock("sample"):
         samples = draw_images(model.draw, num_samples, seed + 1)
         np.savez_compressed(run.folder / "samples.npz", samples=samples)

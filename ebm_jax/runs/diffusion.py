@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, nets, noise
-from ebm_jax.data import Images, Rows, batch_indices, dequantize, fingerprint
+from ebm_jax.data import Images, Rows, batch_indices, dequantize, fingerprint, to_unit
 from ebm_jax.keys import example_keys
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.runs.endings import RunError, say
-from ebm_jax.runs.flags import check_judged
+from ebm_jax.runs.flags import check_judged, check_network
 from ebm_jax.runs.models import FILE, Model, header, save_model
 from ebm_jax.runs.run import Run
 from ebm_jax.runs.training import train
@@ -73,18 +73,18 @@ def class_names(images: Images) -> tuple[str, ...]:
     return tuple(str(i) for i in range(int(np.max(images.labels[:])) + 1))
 
 
+def pixel_std(images: Images) -> float:
+    """Returns the standard deviation of the first 10,000 images' pixels in [-1, 1]."""
+    return float(to_unit(images.pixels[:10_000]).std())
+
+
 def check_recipe(recipe: DiffusionRecipe) -> None:
     """Refuses a network that cannot take images of the recipe's shape; nothing is computed.
 
     Raises:
         RunError: with the sentence of the network.
     """
-    like = jax.ShapeDtypeStruct(recipe.shape, jnp.float32)
-    start = partial(nets.initial_parameters, recipe.net, recipe.wrap)
-    try:
-        jax.eval_shape(start, jax.random.key(0), like)
-    except (ValueError, TypeError) as error:
-        raise RunError(str(error)) from error
+    check_network(partial(nets.initial_parameters, recipe.net, recipe.wrap), recipe.shape)
     header(model_of(recipe, ()))  # raises PlainError for what no file could hold
 
 

@@ -65,7 +65,7 @@ def described(images: Images, held_out: Images) -> dict[str, Any]:
 
 
 def check_judged(images: Images, held_out: Images, num_samples: int | None) -> None:
-    """Refuse what `_judge.judge_images` cannot compare: single images, labels that are none.
+    """Refuse what `judge.judge_images` cannot compare: single images, labels that are none.
 
     Raises:
         RunError: for fewer than two samples, training images or held-out images, and for labels
@@ -96,6 +96,11 @@ def check_counts(images: Images, held_out: Images) -> None:
             raise RunError(
                 f"--data holds {len(some.pixels)} {name} image: give at least 2 of each kind."
             )
+
+
+def samples_to_draw(num_samples: int | None, num_held_out: int) -> int:
+    """Returns `num_samples`, by default as many as were held out, at most 1000."""
+    return num_samples or min(num_held_out, 1000)
 
 
 def check_network(init: Callable[..., Any], shape: tuple[int, ...], *more: Any) -> None:
