@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ebm_jax import checks, noise
+from ebm_jax import _checks as checks
+from ebm_jax import noise
 from ebm_jax.composition import mixture, tempered
 from ebm_jax.guidance import diffusion_posterior, posterior
 from ebm_jax.samplers import boxed, ddim, hmc, mala, predictor_corrector, run, ula
