@@ -7,13 +7,22 @@ LOWEST := .lowest
 LOWEST_TESTS := $(patsubst %,tests/test_%.py,data arrays pictures named prepared_damage records \
 	samplers training checkpoints)
 
-.PHONY: demo test check format mutants lowest clean
+DOCUMENTS := ebm_jax README.md CONTRIBUTING.md docs
+
+.PHONY: demo test slow docs check format mutants lowest clean
 
 demo: $(INSTALLED)  ## the main job: learn, sample and judge digits
 	$(RUN) -m experiments.edm --conditional
 
-test: $(INSTALLED)
-	$(RUN) -m pytest -n 2 --dist loadfile
+test: $(INSTALLED)  ## tests, then the code of docstrings, README and docs/
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(RUN) -m pytest -n 2 --dist loadfile --doctest-modules $(DOCUMENTS)
+
+slow: $(INSTALLED)  ## the tests that take longer: crashes, several processes, whole experiments
+	$(RUN) -m pytest -n 2 --dist loadfile -m slow
+
+docs: $(INSTALLED)  ## the documentation, into site/; no network is needed
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 check: $(INSTALLED)
 	$(RUN) -m ruff check .
@@ -43,4 +52,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache
+	rm -rf $(VENV) $(LOWEST) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache

@@ -113,8 +113,8 @@ def page(record: dict) -> str:
     parts = [
         "# Gallery\n",
         "What each experiment makes with its default flags, and how well, on 2 CPU cores; minutes",
-        "include compiling. `python docs/gallery.py` rebuilds this page. A Frechet distance is on the",
-        "features of a small classifier trained in the run: compare it with that of real images",
+        "include compiling. `python docs/gallery.py` rebuilds this page. A Frechet distance is on",
+        "the features of a small classifier trained in the run: compare it with that of real images",
         "beside it, not with a published FID.\n",
     ]
     for name, flags, _, text in EXPERIMENTS:

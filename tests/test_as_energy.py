@@ -51,7 +51,9 @@ def test_norm_energy_is_half_the_squared_error_of_reconstruction():
     np.testing.assert_allclose(slope, error * (1 - 0.7 * np.cos(x)), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "ncsnv2" else n for n in NETS]
+)
 def test_every_network_is_an_energy_whose_score_has_a_symmetric_jacobian(name):
     net = NETS[name]
     x = normals(4, 4, 1)

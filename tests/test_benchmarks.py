@@ -141,6 +141,7 @@ def test_our_samplers_keep_the_law(title):
     assert run_here(samplers, small)["ebm_jax"][0] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exact", "sliced", "denoising"])
 def test_our_losses_have_the_value_of_the_formulas(loss):
     problem = losses.Problem(loss, 3, steps=2, batch=16, widths=(8, 6))

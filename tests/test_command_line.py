@@ -118,6 +118,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(typed, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_imports_ends_quietly_by_that_signal(tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")

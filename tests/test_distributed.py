@@ -113,10 +113,10 @@ def alone(tmp_path_factory):
     "shape",
     [
         {"data": 2},
-        {"data": 4},
-        {"data": 8},
-        {"data": 1, "fsdp": 2},
-        {"data": 1, "fsdp": 4},
+        pytest.param({"data": 4}, marks=pytest.mark.slow),
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 1, "fsdp": 2}, marks=pytest.mark.slow),
+        pytest.param({"data": 1, "fsdp": 4}, marks=pytest.mark.slow),
         {"data": 1, "fsdp": 8},
         {"data": 4, "fsdp": 2},
     ],
@@ -139,9 +139,13 @@ def test_a_run_is_the_same_step_by_step_and_in_parts(alone, tmp_path):
 # ---- processes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "devices", "mesh"), [(2, 2, "data=2,fsdp=2"), (4, 1, ""), (2, 1, "fsdp=2")]
+    ("count", "devices", "mesh"),
+    [
+        pytest.param(2, 2, "data=2,fsdp=2", marks=pytest.mark.slow),
+        pytest.param(4, 1, "", marks=pytest.mark.slow),
+        (2, 1, "fsdp=2"),
+    ],
 )
 def test_a_run_is_the_same_in_several_processes(alone, tmp_path, count, devices, mesh):
     job = Job(tmp_path / "run", count, devices, *(["--mesh", mesh] if mesh else []))

@@ -16,7 +16,9 @@ from tests.gaussian_data import MEAN, STD, gaussian_denoiser, gaussian_flow
 from tests.statistics import assert_mean, assert_variance
 from tests.test_solvers import ORDERS, SOLVERS
 
-each_other_dtype = pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+each_other_dtype = pytest.mark.parametrize(
+    "dtype", [pytest.param("float64", marks=pytest.mark.slow), "bfloat16"]
+)
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 
 

@@ -88,6 +88,7 @@ def test_of_several_processes_all_end_where_one_is_told_to_while_they_draw(tmp_p
     assert not list(tmp_path.glob("ebm_jax*"))  # the copy of the second process is gone
 
 
+@pytest.mark.slow
 def test_a_loop_of_a_shell_ends_at_the_run_that_is_interrupted(tmp_path):
     """Ctrl-C reaches the shell too, which goes on if its child exits, of whatever status."""
     (tmp_path / "run.py").write_text(WAITING.replace("BODY", "pass"))
@@ -113,6 +114,7 @@ def test_an_interrupt_during_the_imports_gives_no_traceback():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_command_heeds_an_interrupt_again_once_it_runs(tmp_path):
     code = "import sys; sys.argv[0] = '-m'; import experiments\n" + WAITING.replace("BODY", "pass")
     process = subprocess.Popen(

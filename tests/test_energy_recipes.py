@@ -114,7 +114,7 @@ def a_problem(dimension=3, sigma=0.3, count=500):
 
 
 @pytest.mark.parametrize("name", ENERGY_METHODS)
-@pytest.mark.parametrize("dimension", [2, 5])
+@pytest.mark.parametrize("dimension", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_every_method_trains_in_any_dimension(name, dimension):
     """A few steps: a finite loss, and a gradient that reaches the energy."""
     problem = a_problem(dimension)
@@ -215,6 +215,7 @@ def test_a_published_factor_is_part_of_the_energy():
 # ---- runs
 
 
+@pytest.mark.slow
 def test_energy_cd_leaves_a_model_that_draws_its_samples(tmp_path):
     flags = {"num_steps": 4, "num_samples": 8, "sample_steps": 5, "channels": (8, 8)}
     run = start(energy_cd.main, str(tmp_path / "run"), **flags)

@@ -74,6 +74,7 @@ def test_the_mean_log_weight_falls_short_by_the_dissipated_work():
     assert_mean(log_w, (end.log_z - start.log_z) - 1.0)  # KL = |m|^2 / 2 = 1
 
 
+@pytest.mark.slow
 def test_forward_and_reverse_runs_bracket_log_z_of_a_mixture_in_ten_dimensions():
     """Within .05 nats, from a start that knows nothing of the modes."""
     means = 2.5 * jax.random.rademacher(jax.random.key(7), (4, 10), jnp.float32)

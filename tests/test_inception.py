@@ -212,6 +212,7 @@ def test_network_is_the_graph_of_2015_written_out(state_dict, inception):
 # ---- many images
 
 
+@pytest.mark.slow
 def test_an_image_has_the_same_outputs_alone_and_in_any_batch(inception):
     """On one device with `jax.vmap`, on eight in a full and a filled-up batch, and in pieces."""
     pixels, done = images(10, 32), []

@@ -205,6 +205,7 @@ def asymptotic_covariance(d, nu):
     return inverse - (1 + 1 / nu) * inverse @ np.outer(mean, mean) @ inverse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "n"), [(2, 400), (2, 1200), (10, 400)])
 def test_learned_log_z_scatters_about_the_truth_as_theory_says_and_less_for_more_noise(d, n):
     """n E[(learned - true)^2] is Sigma up to O(1/n), less than 5 standard errors of 300 fits."""

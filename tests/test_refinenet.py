@@ -418,6 +418,7 @@ def test_remat_keeps_less_for_the_gradient(net, level):
     assert kept(net.clone(remat=True)) < 0.5 * kept(net)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_value_and_no_gradient():
     """Operation by operation: a compiler would round the two programs apart."""
     x, net = normals(4, 4, 1), NCSNv2(4, (1, 1, 1))

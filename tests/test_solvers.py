@@ -46,7 +46,13 @@ SOLVERS = {
     "predictor_corrector": lambda process: samplers.predictor_corrector(process, snr=0.1),
 }
 ORDERS = {"ddim": 1, "euler": 1, "edm": 2, "heun": 2, "dpm_solver_pp_2m": 2}
-each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+each_process = pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(process, marks=() if name in ("vp", "edm") else pytest.mark.slow, id=name)
+        for name, process in PROCESSES.items()
+    ],
+)
 each_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 
 
@@ -99,7 +105,9 @@ def test_every_solver_on_every_process_ends_on_the_data(solver, process):
     assert_normal(x, alpha * MEAN, (alpha * STD) ** 2 + sigma**2)
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "sub_vp"])
+@pytest.mark.parametrize(
+    "name", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ve", "sub_vp"))]
+)
 @each_solver
 def test_weights_of_a_mixture_come_back(solver, name):
     """Unequal weights, 10,000 numbers from the prior; the goal is .02, five standard errors."""
