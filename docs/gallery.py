@@ -114,8 +114,8 @@ def page(record: dict) -> str:
         "# Gallery\n",
         "What each experiment makes with its default flags, and how well, on 2 CPU cores; minutes",
         "include compiling. `python docs/gallery.py` rebuilds this page. A Frechet distance is on",
-        "the features of a small classifier trained in the run: compare it with that of real images",
-        "beside it, not with a published FID.\n",
+        "the features of a small classifier trained in the run: compare it with that of real",
+        "images beside it, not with a published FID.\n",
     ]
     for name, flags, _, text in EXPERIMENTS:
         slug = slug_of(name, flags)
