@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from ebm_jax import likelihood, losses, noise, samplers
-from ebm_jax.data import load_split
+from ebm_jax.data import Color, load_split
 from ebm_jax.ema import ramped
 from ebm_jax.nets import UNet, precondition
 from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
@@ -40,6 +40,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int = 1200,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
@@ -64,6 +66,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
@@ -84,7 +88,7 @@ def main(
         num_likelihoods: held-out images whose bound is measured.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     shape, sigmas = images.pixels.shape[1:], noise.ddpm_levels(NUM_LEVELS)
     names = class_names(images) if conditional else None
     num_classes = None if names is None else len(names)

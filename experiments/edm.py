@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import losses, noise, samplers
-from ebm_jax.data import load_split
+from ebm_jax.data import Color, load_split
 from ebm_jax.ema import ramped
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.recipes import DiffusionRecipe, Optimizer, SolverSampler
@@ -34,6 +34,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int = 1500,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
@@ -61,6 +63,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
@@ -85,7 +89,7 @@ def main(
         num_probes: random probes of the divergence for each image.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     shape = images.pixels.shape[1:]
     names = class_names(images) if conditional else None
     sigma_data = pixel_std(images)

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ebm_jax import metrics, recipes
-from ebm_jax.data import Pixels, Rows, batch_indices, load_split, to_uint8, to_unit
+from ebm_jax.data import Color, Pixels, Rows, batch_indices, load_split, to_uint8, to_unit
 from ebm_jax.nets import ConvEnergy
 from ebm_jax.recipes import ChainRecipe, EnergyRecipe, chain_kernel, chain_losses
 from ebm_jax.runs.command import command
@@ -67,6 +67,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     preset: Literal["short_run", "convergent"] = "short_run",
     num_steps: int = 2000,
     channels: tuple[int, ...] = (32, 64, 64),
@@ -82,6 +84,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         preset: which of `ebm_jax.recipes`, with the changes to it that are printed.
         num_steps: optimization steps; the learning rate falls to 0 by a cosine.
         channels: channels of the energy's layers, each of which halves the sides.
@@ -92,7 +96,7 @@ def main(
         on_divergence: stop, or go back to the last checkpoint with another key, thrice at most.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     check_judged(images, held_out, num_samples)
     x, x_held = to_unit(images.pixels[:]), to_unit(held_out.pixels[:])
     shape = images.pixels.shape[1:]

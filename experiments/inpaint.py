@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ebm_jax import guidance, noise, samplers
-from ebm_jax.data import load_split, to_uint8, to_unit
+from ebm_jax.data import Color, load_split, to_uint8, to_unit
 from ebm_jax.keys import example_keys
 from ebm_jax.nets.conv import halve
 from ebm_jax.recipes.small import edm_small
@@ -39,6 +39,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int = 1000,
     channels: tuple[int, ...] = (32, 64),
     patch: int = 1,
@@ -53,6 +55,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
@@ -62,7 +66,7 @@ def main(
         dps_scale: weight of the misfit's gradient in diffusion posterior sampling.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     sigma_data = pixel_std(images)
     recipe = edm_small(
         images.pixels.shape[1:], sigma_data, channels=channels, patch=patch, num_steps=num_steps

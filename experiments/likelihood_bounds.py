@@ -18,7 +18,7 @@ from jaxtyping import Array, UInt8
 from matplotlib.figure import Figure
 
 from ebm_jax import likelihood, noise
-from ebm_jax.data import dequantize, load_split
+from ebm_jax.data import Color, dequantize, load_split
 from ebm_jax.recipes.small import edm_small
 from ebm_jax.runs.command import command
 from ebm_jax.runs.diffusion import begin_images, pixel_std, train_diffusion
@@ -36,6 +36,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int = 1000,
     channels: tuple[int, ...] = (32, 64),
     patch: int = 1,
@@ -50,6 +52,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
@@ -63,7 +67,7 @@ def main(
         raise RunError(f"--bound-levels got {bound_levels}: give numbers of at least 2.")
     if min(num_images, num_exact) < 2:
         raise RunError("--num-images and --num-exact: give at least 2, for a standard error.")
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     check_counts(images, held_out)
     sigma_data = pixel_std(images)
     recipe = edm_small(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import losses, noise
-from ebm_jax.data import largest_distance, load_split, to_unit
+from ebm_jax.data import Color, largest_distance, load_split, to_unit
 from ebm_jax.ema import ramped
 from ebm_jax.nets import NCSNpp, precondition
 from ebm_jax.recipes import AnnealedSampler, DiffusionRecipe, Optimizer
@@ -39,6 +39,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int = 1000,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
@@ -58,6 +60,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps.
         batch_size: images in a step.
         learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
@@ -72,7 +76,7 @@ def main(
         num_samples: samples to draw; by default as many as images were held out, at most 1000.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     check_judged(images, held_out, num_samples)
     shape = images.pixels.shape[1:]
     try:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import recipes
-from ebm_jax.data import Pixels, load_split
+from ebm_jax.data import Color, Pixels, load_split
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.runs.command import command
 from ebm_jax.runs.diffusion import begin_images, train_diffusion
@@ -31,6 +31,8 @@ def main(
     *,
     name: str = "ddpm/cifar10",
     data: str = "",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int | None = None,
     batch_size: int | None = None,
     num_samples: int = 100,
@@ -44,6 +46,8 @@ def main(
         run: the run.
         name: of the recipe, such as ddpm/cifar10.
         data: an .npz, a folder of images, or idx files by path: 32x32 in color for these.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps; by default as many as were published.
         batch_size: images in a step; by default as many as were published.
         num_samples: samples to draw.
@@ -57,7 +61,7 @@ def main(
         raise RunError(f"--name: {error}") from error
     if not data:
         raise RunError("--data is missing: give an .npz or a folder of images, such as CIFAR-10.")
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     changes: dict[str, Any] = {"dtype": jnp.bfloat16} if bfloat16 else {}
     if remat:
         changes["remat"] = True

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import noise, samplers
-from ebm_jax.data import load_split
+from ebm_jax.data import Color, load_split
 from ebm_jax.recipes import SolverSampler
 from ebm_jax.recipes.small import edm_small
 from ebm_jax.runs.command import command
@@ -40,6 +40,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     num_steps: int = 1000,
     channels: tuple[int, ...] = (32, 64),
     patch: int = 1,
@@ -52,6 +54,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
@@ -59,7 +63,7 @@ def main(
         num_samples: samples of each; by default as many as images were held out, at most 1000.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     sigma_data = pixel_std(images)
     along = {name: sampler_along(name, sample_steps) for name in PROCESSES}
     recipe = edm_small(

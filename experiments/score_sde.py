@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import losses, noise, samplers
-from ebm_jax.data import load_split
+from ebm_jax.data import Color, load_split
 from ebm_jax.ema import ramped
 from ebm_jax.nets import ConvScore, precondition
 from ebm_jax.recipes import DiffusionRecipe, FlowSampler, Optimizer, SolverSampler
@@ -48,6 +48,8 @@ def main(
     run: Run,
     *,
     data: str = "digits",
+    resize: int | None = None,
+    color: Color | None = None,
     process: Literal["ve", "vp", "sub_vp"] = "ve",
     sampler: Literal["pc", "em", "flow", "adaptive"] = "pc",
     num_steps: int = 1500,
@@ -68,6 +70,8 @@ def main(
     Args:
         run: the run.
         data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
+        resize: side of the square that is cut from the middle of each image of a folder.
+        color: "gray" or "rgb": what the images of a folder are converted to.
         process: "ve", "vp" or "sub_vp".
         sampler: "pc" predictor-corrector, "em" Euler-Maruyama, "flow" Heun's method,
             "adaptive" the flow to a tolerance of 1e-4.
@@ -84,7 +88,7 @@ def main(
         num_probes: random probes of the divergence for each.
         seed: seed of everything.
     """
-    images, held_out = load_split(data)
+    images, held_out = load_split(data, resize=resize, color=color)
     shape = images.pixels.shape[1:]
     times, low, high = visited(PROCESSES[process](), sample_steps)
     solver = SolverSampler(SOLVERS[sampler], PROCESSES[process], times)

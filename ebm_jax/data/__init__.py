@@ -24,9 +24,10 @@ from ebm_jax.data.distances import largest_distance
 from ebm_jax.data.fingerprints import fingerprint
 from ebm_jax.data.images import DataError, Images, to_uint8, to_unit, wrong
 from ebm_jax.data.named import PARSERS, is_name, prepare
+from ebm_jax.data.pictures import Color
 from ebm_jax.data.points import Points, load_points
 from ebm_jax.data.prepared import read_prepared
-from ebm_jax.data.readers import read
+from ebm_jax.data.readers import check_as_they_are, read
 from ebm_jax.data.records import Records
 from ebm_jax.data.rows import Rows
 from ebm_jax.data.views import mirror, square
@@ -37,6 +38,7 @@ Pixels = np.ndarray | Records
 
 __all__ = [
     "NAMES",
+    "Color",
     "DataError",
     "Images",
     "Pixels",
@@ -58,7 +60,13 @@ __all__ = [
 ]
 
 
-def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = None) -> Images:
+def load(
+    path: str | os.PathLike[str] = "digits",
+    *,
+    resize: int | None = None,
+    color: Color | None = None,
+    max_bytes: int | None = None,
+) -> Images:
     """Images to train on, of 2x2 pixels or more, with labels where the data has them.
 
     Labels come as the numbers 0 to K - 1 of K classes, in the order of their sorted values, which
@@ -83,6 +91,10 @@ def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = Non
                 Files with other suffixes and hidden ones are passed over;
             a folder with MNIST's idx files, gzipped or not, or one idx file of images; its
                 labels are found beside it.
+        resize: for a folder of images of any sizes: the side of the square that is cut from the
+            middle of each and resized by a Lanczos filter. Transparent images are put on white,
+            and all are RGB unless every file is gray.
+        color: "gray" or "rgb": converts the images of a folder.
         max_bytes: what the pixels of a prepared set may take in memory, its test images
             included; by default half of what is free. Those of a larger set are `Records`,
             which are indexed in the same way and read then.
@@ -90,7 +102,7 @@ def load(path: str | os.PathLike[str] = "digits", *, max_bytes: int | None = Non
     Raises:
         DataError: the path is missing, damaged, empty or holds anything else.
     """
-    return _read(path, max_bytes)[0]
+    return _read(path, resize, color, max_bytes)[0]
 
 
 def load_split(
@@ -98,6 +110,8 @@ def load_split(
     *,
     held_out: float = 0.25,
     max_held_out: int = 10_000,
+    resize: int | None = None,
+    color: Color | None = None,
     max_bytes: int | None = None,
 ) -> tuple[Images, Images]:
     """Images to train on, and images held out to judge by; neither part is empty.
@@ -110,6 +124,8 @@ def load_split(
         path: as for `load`.
         held_out: share of the images to hold out where no test set is published, in (0, 1).
         max_held_out: the most images to hold out so, 1 or more.
+        resize: as for `load`.
+        color: as for `load`.
         max_bytes: as for `load`.
 
     Raises:
@@ -118,7 +134,7 @@ def load_split(
     if not (0 < held_out < 1 and max_held_out >= 1):
         found = f"`load_split` got {held_out=} and {max_held_out=}"
         raise wrong(found, "a share between 0 and 1 and a count of 1 or more", "correct them")
-    train, test = _read(path, max_bytes)
+    train, test = _read(path, resize, color, max_bytes)
     if test is None:
         count = len(train.pixels)
         if count < 2:
@@ -158,13 +174,21 @@ def batch_indices(
     return stream[start:stop].reshape(num_steps, batch_size)
 
 
-def _read(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[Images, Images | None]:
-    if is_name(path):
-        folder = prepare(str(path)) if is_first() else None
-        wait_for_all("the data are prepared")  # once for all processes that share a disk
-        return read_prepared(folder or prepare(str(path)), max_bytes)
-    prepared = any(os.path.exists(os.path.join(path, name)) for name in (INFO, FEATURES))
-    return read_prepared(Path(path), max_bytes) if prepared else read(path)
+def _read(
+    path: str | os.PathLike[str], resize: int | None, color: Color | None, max_bytes: int | None
+) -> tuple[Images, Images | None]:
+    named = is_name(path)
+    if named or any(os.path.exists(os.path.join(path, name)) for name in (INFO, FEATURES)):
+        check_as_they_are(path, resize, color)
+        return read_prepared(_prepared_once(str(path)) if named else Path(path), max_bytes)
+    return read(path, resize, color)
+
+
+def _prepared_once(name: str) -> Path:
+    """The folder of a named set, which one of all processes that share a disk prepares."""
+    folder = prepare(name) if is_first() else None
+    wait_for_all("the data are prepared")
+    return folder or prepare(name)
 
 
 @lru_cache(maxsize=4)

@@ -1,11 +1,14 @@
-"""Folders of image files, in which subfolders are classes."""
+"""Folders of image files, in which subfolders are classes.
+
+They are read as they are, or cut to squares of one side and made all gray or all RGB.
+"""
 
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,10 +23,22 @@ _TRAIN, _TEST = "train", ("test", "validation", "valid", "val")
 _ALONE = ""  # the name of images that lie in no folder of a class
 
 Classes = dict[str, list[Path]]
+Color = Literal["gray", "rgb"]
+_MODES = {"gray": "L", "rgb": "RGB"}  # Pillow's names
+_GRAY = ("1", "L", "LA")
 
 
-def read_pictures(folder: Path) -> tuple[Images, Images | None]:
-    """The images of a folder; those of its folders "train" and "test" where it has both."""
+def read_pictures(
+    folder: Path, resize: int | None = None, color: Color | None = None
+) -> tuple[Images, Images | None]:
+    """The images of a folder; those of its folders "train" and "test" where it has both.
+
+    Args:
+        folder: holds the images, or folders of them.
+        resize: the side of the squares that images are cut and resized to; None leaves them.
+        color: what images are converted to; None leaves them, except that resized images are
+            RGB unless all files are gray.
+    """
     found = _classes(folder)
     test = [name for name in _TEST if name in found]
     if _TRAIN in found and test and set(found) <= {_TRAIN, *_TEST}:
@@ -32,7 +47,13 @@ def read_pictures(folder: Path) -> tuple[Images, Images | None]:
     else:
         folders, parts = [folder], [found]
     names = tuple(sorted({name for part in parts for name in part} - {_ALONE}))
-    images = [_images(part, names, where) for part, where in zip(parts, folders, strict=True)]
+    if resize is not None and color is None:
+        files = [file for part in parts for some in part.values() for file in some]
+        color = "gray" if all(_is_gray(file) for file in files) else "rgb"
+    images = [
+        _images(part, names, where, resize, color)
+        for part, where in zip(parts, folders, strict=True)
+    ]
     return images[0], images[1] if len(images) == 2 else None
 
 
@@ -86,8 +107,15 @@ def _files(entry: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         yield entry
 
 
-def _images(classes: Classes, names: tuple[str, ...], folder: Path) -> Images:
-    pixels = _pixels([file for files in classes.values() for file in files], folder)
+def _images(
+    classes: Classes,
+    names: tuple[str, ...],
+    folder: Path,
+    resize: int | None,
+    color: Color | None,
+) -> Images:
+    files = [file for some in classes.values() for file in some]
+    pixels = _pixels(files, folder, resize, color)
     if _ALONE in classes:
         return Images(pixels, None)
     numbers = [names.index(name) for name in classes]
@@ -95,25 +123,62 @@ def _images(classes: Classes, names: tuple[str, ...], folder: Path) -> Images:
     return Images(pixels, labels, names)
 
 
-def _pixels(files: list[Path], folder: Path) -> np.ndarray:
+def _pixels(files: list[Path], folder: Path, resize: int | None, color: Color | None) -> np.ndarray:
     """All images in one array, after the sizes in their headers."""
     pixels = np.empty(0, np.uint8)
     for i, file in enumerate(files):
         with _opened(file) as image:
-            shape = (image.height, image.width, len(image.getbands()))
+            _check_mode(image, file, color)
+            size = (resize, resize) if resize else (image.height, image.width)
+            shape = (*size, len(_MODES[color] if color else image.getbands()))
             if i == 0:
                 check_fits(folder, len(files) * math.prod(shape))
             if i == 0 or math.prod(shape) == pixels[0].size:  # else it is refused unread
-                turned = upright(image)
-                shape = (turned.height, turned.width, shape[2])
-                values = np.asarray(turned).reshape(shape)
+                converted = _converted(image, resize, color)
+                shape = (converted.height, converted.width, shape[2])
+                values = np.asarray(converted).reshape(shape)
         if i == 0:
             pixels = np.empty((len(files), *shape), np.uint8)
         if shape != pixels.shape[1:]:
             found = f"{file} has shape {shape}, unlike {files[0].name} of {pixels.shape[1:]}"
-            raise wrong(found, "one size and all gray or all RGB", "resize or convert it")
+            expected = "one size and all gray or all RGB"
+            raise wrong(found, expected, "resize or convert the images, for example by --resize 32")
         pixels[i] = values
     return as_pixels(pixels, str(folder))
+
+
+def _converted(image: Image.Image, resize: int | None, color: Color | None) -> Image.Image:
+    """The image upright, on white where it is transparent, as a square from its middle."""
+    if resize is not None:
+        image.draft(None, (4 * resize, 4 * resize))  # a JPEG is decoded at no more than it takes
+    image = upright(image)
+    if color is not None:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        image = image.convert(_MODES[color])
+    if resize is not None:
+        image = ImageOps.fit(image, (resize, resize), Image.Resampling.LANCZOS)
+    return image
+
+
+def _is_gray(file: Path) -> bool:
+    with _opened(file) as image:
+        return image.mode in _GRAY
+
+
+def _check_mode(image: Image.Image, file: Path, color: Color | None) -> None:
+    """Raises the `DataError` for pixels that are not, or cannot be made, 8-bit gray or RGB."""
+    if getattr(image, "n_frames", 1) > 1:
+        mend = "save the frames as files of their own"
+        raise wrong(f"{file} has {image.n_frames} frames", "one", mend)  # type: ignore
+    if color is None and image.mode not in _MODES.values():
+        mend = "convert it, for example by --color rgb"
+        raise wrong(f"{file} has mode {image.mode}", "8-bit gray (L) or RGB", mend)
+    if image.mode == "F" or image.mode.startswith("I"):
+        found = f"{file} has mode {image.mode}, more than 8 bits for each pixel"
+        raise wrong(found, "8 bits", "scale its values to 0..255 and save it again")
 
 
 @contextmanager
@@ -122,7 +187,4 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", "Corrupt EXIF data")  # viewers pass it over, too
         with open_image(file) as image:
-            if image.mode not in ("L", "RGB") or getattr(image, "n_frames", 1) > 1:
-                found = f"{file} has mode {image.mode}, or several frames"
-                raise wrong(found, "one frame of 8-bit gray (L) or RGB", "convert it by Pillow")
             yield image
