@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from ebm_jax.data import dequantize, load_split
 from ebm_jax.keys import example_keys
@@ -41,6 +42,14 @@ def test_it_is_the_density_of_an_exact_gaussian_denoiser(tmp_path, images, capsy
     assert found["bits per dimension, standard error"] == pytest.approx(error, abs=0.01)
     assert (found["images"], found["probes"]) == (8, 8)
     assert f"{found['bits per dimension']:.4f} bits per dimension" in capsys.readouterr().out
+
+
+def test_the_runs_own_images_are_converted_as_they_were_in_training(tmp_path):
+    for i in range(4):
+        Image.new("RGB", (9 + i, 12), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    config = {"data": str(tmp_path), "resize": 4, "color": "gray"}
+    found = likelihood.images_for(IMAGES._replace(about={"config": config}), "")
+    assert found.pixels.shape == (1, 4, 4, 1)
 
 
 def test_what_it_cannot_measure_is_refused(tmp_path, images):

@@ -341,7 +341,7 @@ def test_without_a_network_a_set_is_refused_at_once_and_the_flag_for_its_files_n
 
     monkeypatch.setattr(named, "no_answer", lambda url: "the host does not answer (no route)")
     monkeypatch.setattr(tfds.download.DownloadManager, "download", pytest.fail)
-    with pytest.raises(DataError, match=r"no route.*--name mnist --originals DIR"):
+    with pytest.raises(DataError, match=r"no route.*ebm-jax prepare mnist --originals DIR"):
         prepare("mnist")
 
 

@@ -184,3 +184,122 @@ def test_damaged_exif_data_are_passed_over_as_viewers_do(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load(tmp_path).pixels[0, 3, 3, 0] == 77
+
+
+def test_images_of_any_size_are_squares_from_the_middle(tmp_path):
+    """A square of one color in the middle is kept, but for its edge, where filters see beyond it."""
+    for name, shape in ("a.png", (40, 90, 3)), ("b.png", (90, 40, 3)), ("c.png", (20, 20, 3)):
+        array = np.full(shape, 255, np.uint8)
+        side = min(shape[:2])
+        top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+        array[top : top + side, left : left + side] = (10, 60, 200)
+        write(tmp_path / name, array)
+    found = load(tmp_path, resize=8).pixels
+    assert found.shape == (3, 8, 8, 3)
+    inside = found[:, 3:5, 3:5]
+    np.testing.assert_array_equal(inside, np.broadcast_to(np.uint8([10, 60, 200]), inside.shape))
+    np.testing.assert_allclose(found.mean((1, 2)), [[10, 60, 200]] * 3, atol=10)
+
+
+def test_a_smaller_image_keeps_its_means(tmp_path):
+    """A ramp, resized by a filter of weights that sum to 1, is the ramp at the new centres."""
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    write(tmp_path / "a.png", ramp)
+    [found] = load(tmp_path, resize=8).pixels[..., 0].astype(float)
+    centres = 4 * (8 * np.arange(8) + 3.5)
+    np.testing.assert_allclose(found[:, 1:-1], np.tile(centres[1:-1], (8, 1)), atol=1)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_resized_images_are_turned_first(orientation, suffix, tmp_path):
+    """Also those of a JPEG that is decoded at a part of its size."""
+    stored = np.zeros((128, 256, 3), np.uint8)
+    stored[:, :128], stored[:64, :128, 1] = 200, 90
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write(tmp_path / f"a.{suffix}", stored, exif=exif)
+    [found] = load(tmp_path, resize=8).pixels
+    middle = TURNS[orientation](stored[:, 64:192])
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(middle)).resize((8, 8), Image.BOX))
+    assert np.abs(found.astype(int) - small).mean() < 12
+
+
+def test_resized_images_are_gray_only_if_all_are(tmp_path):
+    for part, color in (("train", 100), ("test", 7)):
+        write(tmp_path / part / "a.png", np.full((9, 9), color, np.uint8))
+        Image.new("1", (7, 7), 1).save(tmp_path / part / "b.png")
+    assert {part.pixels.shape for part in load_split(tmp_path, resize=4)} == {(2, 4, 4, 1)}
+    write(tmp_path / "test" / "c.png", np.full((9, 9, 3), 8, np.uint8))
+    assert [part.pixels.shape for part in load_split(tmp_path, resize=4)] == [
+        (2, 4, 4, 3),
+        (3, 4, 4, 3),
+    ]
+    assert load(tmp_path, resize=4, color="gray").pixels.shape == (2, 4, 4, 1)
+
+
+def test_transparent_images_lie_on_white(tmp_path):
+    half = np.zeros((4, 4, 4), np.uint8)
+    half[:2] = (200, 0, 0, 255)
+    Image.fromarray(half).save(tmp_path / "a.png")
+    [found] = load(tmp_path, resize=4).pixels
+    np.testing.assert_array_equal(found[0, 0], [200, 0, 0])
+    np.testing.assert_array_equal(found[3, 3], [255, 255, 255])
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 9, 99, 199])
+    palette.save(tmp_path / "b.png")
+    palette.save(tmp_path / "c.png", transparency=1)
+    found = load(tmp_path, color="rgb").pixels[1:, 0, 0]
+    np.testing.assert_array_equal(found, [[9, 99, 199], [255, 255, 255]])
+
+
+def test_color_alone_keeps_the_size(tmp_path):
+    write(tmp_path / "a.png", np.full((4, 6, 3), 50, np.uint8))
+    write(tmp_path / "b.png", np.full((4, 6), 70, np.uint8))
+    assert load(tmp_path, color="rgb").pixels[:, 0, 0].tolist() == [[50] * 3, [70] * 3]
+    assert load(tmp_path, color="gray").pixels[:, 0, 0].tolist() == [[50], [70]]
+    with pytest.raises(DataError, match=r"b.png has shape"):
+        load(tmp_path)
+
+
+def test_what_cannot_be_converted_is_refused_and_the_mend_named(tmp_path):
+    deep = tmp_path / "deep"
+    write(deep / "a.png", np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(DataError, match=r"a.png has mode I;16.*8 bits.*scale its values"):
+        load(deep, resize=4)
+    with pytest.raises(DataError, match=r"a.png has mode I;16"):
+        load(deep)
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    Image.new("L", (4, 4)).save(
+        frames / "a.tif", save_all=True, append_images=[Image.new("L", (4, 4), 9)]
+    )
+    with pytest.raises(DataError, match=r"a.tif has 2 frames, expected one"):
+        load(frames, resize=4)
+    numbered(tmp_path / "good", 1)
+    with pytest.raises(DataError, match=r"--resize got 1, expected the side"):
+        load(tmp_path / "good", resize=1)
+    Image.new("RGBA", (4, 4)).save(tmp_path / "good" / "b.png")
+    with pytest.raises(DataError, match=r"b.png has mode RGBA.*--color rgb"):
+        load(tmp_path / "good")
+
+
+def test_a_photograph_with_a_preview_behind_it_is_one_image(tmp_path):
+    first, second = Image.new("RGB", (8, 8), (9, 9, 9)), Image.new("RGB", (4, 4))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    assert load(tmp_path).pixels.shape == (1, 8, 8, 3)
+    assert load(tmp_path, resize=4).pixels.shape == (1, 4, 4, 3)
+
+
+@pytest.mark.parametrize("flags", [{"resize": 8}, {"color": "rgb"}])
+@pytest.mark.parametrize("source", ["digits", "npz", "idx"])
+def test_only_folders_of_files_are_converted(source, flags, tmp_path):
+    path = {"digits": "digits", "npz": tmp_path / "x.npz", "idx": tmp_path}[source]
+    if source == "npz":
+        np.savez(path, x=np.zeros((2, 4, 4), np.uint8))
+    if source == "idx":
+        content = bytes([0, 0, 8, 3, *np.array([2, 4, 4], ">u4").tobytes()]) + bytes(32)
+        (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    load(path)
+    with pytest.raises(DataError, match="--resize or --color was given"):
+        load(path, **flags)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ebm_jax.runs.command import start
-from experiments import mixing, mode_weights, nce_logz, prepare, solvers
+from experiments import mixing, mode_weights, nce_logz, solvers
 
 
 @pytest.fixture(autouse=True)
@@ -76,16 +76,3 @@ def test_a_finished_run_is_done_and_computes_nothing(tmp_path, monkeypatch, caps
     monkeypatch.setattr(mode_weights, "spread", lambda *_: pytest.fail("it began"))
     start(mode_weights.main, str(tmp_path / "run"), **flags)
     assert "is done" in capsys.readouterr().out
-
-
-def test_prepare_names_what_it_made_and_where(tmp_path, monkeypatch, capsys):
-    class Part:
-        pixels = np.zeros((5, 8, 8, 1), np.uint8)
-
-    monkeypatch.setattr(prepare, "prepare", lambda name, originals: tmp_path / name)
-    monkeypatch.setattr(prepare, "load_split", lambda name: (Part, Part))
-    start(prepare.main, str(tmp_path / "run"), name="mnist", originals="somewhere")
-    assert f"mnist: 5 images of (8, 8, 1), 5 for test, in {tmp_path / 'mnist'}" in (
-        capsys.readouterr().out
-    )
-    assert not (tmp_path / "run").exists()

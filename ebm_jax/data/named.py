@@ -60,7 +60,7 @@ def prepare(name: str, originals: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         builder = _builder(name, originals, Path(scratch))
         if originals is None and (why := no_answer(next(iter(builder.url_infos)))):
-            mend = f"give its files: python -m experiments.prepare --name {name} --originals DIR"
+            mend = f"give its files: ebm-jax prepare {name} --originals DIR"
             raise wrong(f"'{name}' cannot be downloaded: {why}", "a network", mend)
         try:
             builder.download_and_prepare()
@@ -69,7 +69,7 @@ def prepare(name: str, originals: Path | None = None) -> Path:
         except Exception as error:
             why = shorten(str(error), 300)
             found = f"'{name}' cannot be prepared ({type(error).__name__}: {why})"
-            mend = f"prepare it once: python -m experiments.prepare --name {name} --originals DIR"
+            mend = f"prepare it once: ebm-jax prepare {name} --originals DIR"
             raise wrong(found, "its original files, whole, from the network", mend) from error
     return folder
 

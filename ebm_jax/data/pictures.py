@@ -170,9 +170,9 @@ def _is_gray(file: Path) -> bool:
 
 def _check_mode(image: Image.Image, file: Path, color: Color | None) -> None:
     """Raises the `DataError` for pixels that are not, or cannot be made, 8-bit gray or RGB."""
-    if getattr(image, "n_frames", 1) > 1:
-        mend = "save the frames as files of their own"
-        raise wrong(f"{file} has {image.n_frames} frames", "one", mend)  # type: ignore
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a photograph with previews or its depth behind it
+        raise wrong(f"{file} has {frames} frames", "one", "save each as a file of its own")
     if color is None and image.mode not in _MODES.values():
         mend = "convert it, for example by --color rgb"
         raise wrong(f"{file} has mode {image.mode}", "8-bit gray (L) or RGB", mend)

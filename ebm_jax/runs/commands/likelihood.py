@@ -78,10 +78,13 @@ def images_for(model: Model, data: str) -> Images:
             say what it was trained on.
         DataError: as `load_split`.
     """
-    data = data or str(model.about.get("config", {}).get("data", ""))
-    if not data:
+    config = model.about.get("config", {})
+    own = str(config.get("data", ""))
+    if not (data or own):
         raise RunError("the model does not say what it was trained on: give --data.")
-    held_out = load_split(data)[1]
+    as_in_training = {} if data else {name: config.get(name) for name in ("resize", "color")}
+    data = data or own
+    held_out = load_split(data, **as_in_training)[1]
     if held_out.pixels.shape[1:] != tuple(model.shape):
         raise RunError(
             f"--data {data} holds images of {held_out.pixels.shape[1:]}, the model is of "
