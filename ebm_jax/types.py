@@ -17,14 +17,22 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Key
 
 Scalar = Float[Array, ""]
+"""One number."""
 Example = Float[Array, "*d"]
+"""One example of any shape: a point, an image (HWC), a series."""
 PRNGKey = Key[Array, ""]
+"""One key, as `jax.random.key` makes it."""
 
 EnergyFn = Callable[[Example], Scalar]
+"""E(x)."""
 NoisyEnergyFn = Callable[[Example, Scalar], Scalar]
+"""E(x, sigma)."""
 ScoreFn = Callable[[Example], Example]
+"""s(x)."""
 NoisyScoreFn = Callable[[Example, Scalar], Example]
+"""s(x, sigma)."""
 DenoiseFn = Callable[[Example, Scalar], Example]
+"""D(x, sigma)."""
 
 
 class Estimate(NamedTuple):

@@ -187,7 +187,7 @@ def test_damaged_exif_data_are_passed_over_as_viewers_do(tmp_path):
 
 
 def test_images_of_any_size_are_squares_from_the_middle(tmp_path):
-    """A square of one color in the middle is kept, but for its edge, where filters see beyond it."""
+    """A square of one color in the middle is kept, but near its edge, where filters see over it."""
     for name, shape in ("a.png", (40, 90, 3)), ("b.png", (90, 40, 3)), ("c.png", (20, 20, 3)):
         array = np.full(shape, 255, np.uint8)
         side = min(shape[:2])

@@ -34,7 +34,9 @@ from ebm_jax.data.views import mirror, square
 from ebm_jax.distributed import is_first, wait_for_all
 
 NAMES = tuple(PARSERS)
+"""The published sets that `load` knows by name."""
 Pixels = np.ndarray | Records
+"""Images, uint8 of shape (n, h, w, c), in memory or on disk."""
 
 __all__ = [
     "NAMES",

@@ -24,6 +24,7 @@ _ALONE = ""  # the name of images that lie in no folder of a class
 
 Classes = dict[str, list[Path]]
 Color = Literal["gray", "rgb"]
+"""What the images of a folder are converted to."""
 _MODES = {"gray": "L", "rgb": "RGB"}  # Pillow's names
 _GRAY = ("1", "L", "LA")
 

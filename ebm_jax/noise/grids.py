@@ -13,6 +13,7 @@ from ebm_jax._checks import check_count
 from ebm_jax.noise.process import Process
 
 Times = Float[Array, " times"]
+"""Times of a process, strictly decreasing."""
 
 
 def uniform_times(process: Process, num_steps: int, *, t_min: float | None = None) -> Times:

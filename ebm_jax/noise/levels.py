@@ -12,6 +12,7 @@ from ebm_jax._checks import check_count, check_positive, check_range
 from ebm_jax.types import PRNGKey, Scalar
 
 Ladder = Float[Array, " levels"]
+"""Noise levels sigma, from the highest to the lowest."""
 
 
 def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Ladder:

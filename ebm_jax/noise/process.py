@@ -27,6 +27,7 @@ from ebm_jax._precision import normal_for, wide_dtype
 from ebm_jax.types import DenoiseFn, Example, NoisyScoreFn, PRNGKey, Scalar
 
 Schedule = Callable[[Scalar], Scalar]
+"""A function of the time t, such as alpha(t) or sigma(t)."""
 
 
 class Process(NamedTuple):

@@ -76,8 +76,6 @@ class ChainRecipe(NamedTuple):
         return self.noise**2 / (2 * self.step_size)
 
 
-# The MNIST recipe of the University of Amsterdam's deep learning course (notebook on deep
-# energy models), an IGEBM (arXiv:1903.08689) in small.
 short_run = ChainRecipe(
     buffer_size=8192,
     restart_share=0.05,
@@ -95,9 +93,9 @@ short_run = ChainRecipe(
     gradient_bound=0.1,
     batch_size=128,
 )
+"""The MNIST recipe of the University of Amsterdam's deep learning course (notebook on deep energy
+models), a small IGEBM (arXiv:1903.08689)."""
 
-# The convergent MNIST recipe of arXiv:1903.12370 with its eps = .0075, written for
-# E = 2 / eps^2 times its network, which makes its step eps^2 / 2 and its temperature 1.
 convergent = ChainRecipe(
     buffer_size=None,
     restart_share=0.0,
@@ -115,6 +113,8 @@ convergent = ChainRecipe(
     gradient_bound=None,
     batch_size=100,
 )
+"""The convergent MNIST recipe of arXiv:1903.12370 with its eps = .0075, written for an energy of
+2 / eps^2 times its network, which makes its step size eps^2 / 2 and its temperature 1."""
 
 
 def chain_kernel(recipe: ChainRecipe, energy_fn: EnergyFn) -> Kernel:

@@ -8,7 +8,8 @@ from ebm_jax import losses
 from ebm_jax.recipes import chain_losses, energy_losses
 from ebm_jax.recipes.energy import EnergyProblem, Objective
 
-TRUE_SCORE = "Fisher (true score)"  # what nobody has who has data only: a bound for the others
+TRUE_SCORE = "Fisher (true score)"
+"""The method that is given the true score, which data alone do not have: a bound for others."""
 
 
 class EnergyMethod(NamedTuple):
@@ -47,3 +48,4 @@ ENERGY_METHODS: dict[str, EnergyMethod] = {
     "persistent CD": EnergyMethod(chain_losses.persistent, 3000, chains=True),
     "recovery likelihood": EnergyMethod(chain_losses.recovery, 3000, chains=True),
 }
+"""All methods by name."""

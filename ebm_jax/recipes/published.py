@@ -129,3 +129,4 @@ RECIPES: dict[str, Callable[[], DiffusionRecipe]] = {
     "ncsnpp/cifar10": ncsnpp_cifar10,
     "ncsnv2/cifar10": ncsnv2_cifar10,
 }
+"""Recipes of papers by name; each value is called to make the recipe."""

@@ -182,3 +182,4 @@ def uniform_start(key: PRNGKey, like: Example, *, low: float, high: float) -> Ex
 
 
 Sampler = SolverSampler | AnnealedSampler
+"""How a trained denoiser is sampled."""

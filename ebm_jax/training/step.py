@@ -21,8 +21,11 @@ from ebm_jax.sharding import Mesh, gather, place_parameters, split_or_copy
 from ebm_jax.types import PRNGKey, Scalar
 
 Loss = Callable[[Any, PRNGKey, Any], Scalar]
+"""loss(params, key, example), the loss of one example."""
 Metrics = dict[str, Any]
+"""Scalars of a training step by name."""
 Prepare = Callable[[Any, PRNGKey, Any, Any], tuple[Any, Any, Metrics]]
+"""prepare(params, key, memory, batch) -> (memory, examples, metrics); see `make_step`."""
 
 
 class TrainState(NamedTuple):
