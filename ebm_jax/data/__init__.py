@@ -1,14 +1,14 @@
-"""Images and points at the door, and the order in which training visits them.
+"""Data sets of images and points, and the order in which training visits them.
 
-Outside, images are uint8 in 0..255; inside, float32 in [-1, 1]:
+Stored images are uint8 in 0..255. Inside the library they are float32 in [-1, 1]:
 
     x = (2 p - 255) / 255,      p = round(127.5 (x + 1)) after clipping x to [-1, 1]
 
-so 0 is -1, 255 is 1, p and 255 - p are negatives, and all 256 values survive the round
-trip. `batch_indices` is a pure function of the seed and the step, so a resumed run goes on
-in the very same order, and any number of processes that read some rows each see one stream.
-What does not fit in memory is `Records`, indexed in the same way. Whatever is wrong with a
-path is a `DataError`: one sentence, meant for a person.
+The map sends 0 to -1 and 255 to 1, p and 255 - p to opposite values, and all 256 values
+survive the round trip. `batch_indices` is a pure function of the seed and the step, so a
+resumed run continues in the same order, and processes that each read a few rows share one
+stream. Data that do not fit in memory are `Records`, which are indexed like arrays. Anything
+wrong with a path raises a `DataError`, whose message is one sentence for the user.
 """
 
 import os
@@ -34,7 +34,7 @@ from ebm_jax.data.views import mirror, square
 from ebm_jax.distributed import is_first, wait_for_all
 
 NAMES = tuple(PARSERS)
-"""The published sets that `load` knows by name."""
+"""Names of the published data sets that `load` accepts."""
 Pixels = np.ndarray | Records
 """Images, uint8 of shape (n, h, w, c), in memory or on disk."""
 
@@ -69,40 +69,50 @@ def load(
     color: Color | None = None,
     max_bytes: int | None = None,
 ) -> Images:
-    """Images to train on, of 2x2 pixels or more, with labels where the data has them.
+    """Loads training images of 2x2 pixels or more, with labels if the data have them.
 
-    Labels come as the numbers 0 to K - 1 of K classes, in the order of their sorted values, which
-    are `Images.names`. Training and test images are numbered together.
+    Labels are numbered 0 to K - 1 in the sorted order of their original values, which are kept
+    in `Images.names`. Training and test images share one numbering.
 
     Args:
         path: one of
-            "digits": scikit-learn's 1,797 gray images of 8x8 (a folder so named is "./digits");
-            a name of NAMES, "mnist", "cifar10": the set as tensorflow-datasets keeps it, prepared
-                at the first use (extra `datasets`; `prepare` takes local copies of its files);
-                "celeb_a/64" has its images as squares of 64x64, of any such side;
-            a folder of any set of images that tensorflow-datasets prepared as array_record;
+            "digits": scikit-learn's 1,797 gray 8x8 images (write "./digits" for a folder of
+                this name);
+            a name in NAMES, such as "mnist" or "cifar10": the set as tensorflow-datasets keeps
+                it, prepared at first use (needs the extra `datasets`; `prepare` accepts local
+                copies of the original files). "celeb_a/64" is CelebA as 64x64 squares; other
+                sides work too;
+            a folder that tensorflow-datasets prepared as array_record, for any set of images;
             an `.npz`: an array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3,
                 under a usual name (x_train, train_images, images, x, samples, data, pixels,
-                arr_0) or the only one so shaped. uint8 is taken as it is; floats as [-1, 1] if
-                any image of the file has a negative value, test images included, else as
-                [0, 1] (`Images.values` says which). Labels are whole numbers or words (y_train,
-                train_labels, labels, y, targets, target, arr_1);
-            a folder of images, all of one size and all gray or all RGB once turned as their
-                EXIF data ask: in the order of their names and without labels, or in one
-                subfolder per class; also folders "train" and "test" (or "val") of either.
-                Files with other suffixes and hidden ones are passed over;
-            a folder with MNIST's idx files, gzipped or not, or one idx file of images; its
-                labels are found beside it.
-        resize: for a folder of images of any sizes: the side of the square that is cut from the
-            middle of each and resized by a Lanczos filter. Transparent images are put on white,
-            and all are RGB unless every file is gray.
-        color: "gray" or "rgb": converts the images of a folder.
-        max_bytes: what the pixels of a prepared set may take in memory, its test images
-            included; by default half of what is free. Those of a larger set are `Records`,
-            which are indexed in the same way and read then.
+                arr_0), or the only array of such a shape. uint8 is used unchanged. Floats are
+                taken to be in [-1, 1] if any image of the file, training or test, has a
+                negative value, otherwise in [0, 1]; `Images.values` records which. Labels are
+                whole numbers or words (y_train, train_labels, labels, y, targets, target,
+                arr_1);
+            a folder of images. All must have one size and be all gray or all RGB, after each
+                is turned as its EXIF orientation asks. Images directly in the folder are
+                read in the order of their names, without labels; images in subfolders are
+                labeled, one class per subfolder. Either may be split into folders "train" and
+                "test" (or "val"). Hidden files and other suffixes are ignored;
+            a folder with MNIST's idx files, gzipped or not, or one idx file of images. The
+                labels are read from the matching file beside it.
+        resize: side of the squares, for a folder of images of any size. The middle square of
+            each image is resized by a Lanczos filter. Transparent images are placed on white,
+            and all images become RGB unless every file is gray.
+        color: "gray" or "rgb"; converts the images of a folder.
+        max_bytes: memory limit for the pixels of a prepared set, test images included; half
+            of the free memory by default. A larger set is returned as `Records`, which are
+            read from disk when they are indexed.
 
     Raises:
-        DataError: the path is missing, damaged, empty or holds anything else.
+        DataError: The path is missing, damaged or empty, or holds anything else.
+
+    Examples:
+        >>> from ebm_jax import data
+        >>> images = data.load("digits")
+        >>> images.pixels.shape, images.labels.shape
+        ((1797, 8, 8, 1), (1797,))
     """
     return _read(path, resize, color, max_bytes)[0]
 
@@ -116,22 +126,33 @@ def load_split(
     color: Color | None = None,
     max_bytes: int | None = None,
 ) -> tuple[Images, Images]:
-    """Images to train on, and images held out to judge by; neither part is empty.
+    """Loads training images and held-out images for evaluation; neither part is empty.
 
     A published test set is kept: MNIST's t10k files in the folder, x_test or test_images in an
-    `.npz`, the part "test" or else "validation" of a prepared set or a folder. Any other data
-    is divided by one fixed permutation, the same in every run.
+    `.npz`, the part "test" or otherwise "validation" of a prepared set or a folder. All other
+    data are split by one fixed permutation, the same in every run.
 
     Args:
         path: as for `load`.
-        held_out: share of the images to hold out where no test set is published, in (0, 1).
-        max_held_out: the most images to hold out so, 1 or more.
+        held_out: fraction of the images to hold out if there is no published test set, in
+            (0, 1).
+        max_held_out: upper limit on the number of images held out this way, at least 1.
         resize: as for `load`.
         color: as for `load`.
         max_bytes: as for `load`.
 
+    Returns:
+        The training images and the held-out images.
+
     Raises:
-        DataError: as for `load`; also a single image, two image sizes, or numbers out of range.
+        DataError: As for `load`; also for a single image, test images of another size than the
+            training images, or `held_out` or `max_held_out` out of range.
+
+    Examples:
+        >>> from ebm_jax import data
+        >>> train, test = data.load_split("digits", held_out=0.1)
+        >>> len(train.pixels), len(test.pixels)
+        (1617, 180)
     """
     if not (0 < held_out < 1 and max_held_out >= 1):
         found = f"`load_split` got {held_out=} and {max_held_out=}"
@@ -154,15 +175,26 @@ def load_split(
 def batch_indices(
     seed: int, step: int, num_steps: int, num_examples: int, batch_size: int
 ) -> Int32[np.ndarray, "num_steps batch_size"]:
-    """The examples that the batches of `num_steps` steps hold, from step `step` on.
+    """Returns the indices of the examples in `num_steps` batches, the first being that of `step`.
 
-    Batches are cut, across the borders of epochs, from one endless stream. Its position g is
-    place g mod n of epoch g div n, a permutation of the n = `num_examples` indices drawn from
-    (seed, epoch). Nothing is stored: asked for at once, one by one or after a restart, steps
-    are the same. `batch_size` may exceed n.
+    Batches are cut from one endless stream, across the borders of epochs. Position g of the
+    stream is entry g mod n of epoch g div n, a permutation of the n = `num_examples` indices
+    drawn from (seed, epoch). Nothing is stored, so steps are the same whether they are
+    requested at once, one by one or after a restart. `batch_size` may exceed n.
 
     Raises:
-        ValueError: seed, step or num_steps below 0; num_examples or batch_size below 1.
+        ValueError: If seed, step or num_steps is negative, or num_examples or batch_size is
+            below 1.
+
+    Examples:
+        Two steps of batches of 3 visit each of 6 examples once.
+
+        >>> from ebm_jax import data
+        >>> index = data.batch_indices(0, 0, num_steps=2, num_examples=6, batch_size=3)
+        >>> index.shape, sorted(index.ravel().tolist())
+        ((2, 3), [0, 1, 2, 3, 4, 5])
+        >>> bool((index[1:] == data.batch_indices(0, 1, 1, 6, 3)).all())
+        True
     """
     if min(seed, step, num_steps) < 0 or min(num_examples, batch_size) < 1:
         raise ValueError(
@@ -187,7 +219,7 @@ def _read(
 
 
 def _prepared_once(name: str) -> Path:
-    """The folder of a named set, which one of all processes that share a disk prepares."""
+    """Returns the folder of a named set; process 0 prepares it, the others wait and share it."""
     folder = prepare(name) if is_first() else None
     wait_for_all("the data are prepared")
     return folder or prepare(name)
@@ -199,7 +231,7 @@ def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def _take(images: Images, index: np.ndarray) -> Images:
-    def some(values: Pixels) -> Pixels:  # of what lies on disk nothing is read yet
+    def some(values: Pixels) -> Pixels:  # records on disk are selected without reading
         return values.only(index) if isinstance(values, Records) else values[index]
 
     labels = None if images.labels is None else some(images.labels)

@@ -1,4 +1,4 @@
-"""Images in arrays and in .npz files, of which headers are read before anything else."""
+"""Reads images from arrays and .npz files; headers are checked before any array is read."""
 
 import math
 import zipfile
@@ -16,8 +16,8 @@ _VALUES = "uint8 in 0..255, or floats in [0, 1] or [-1, 1] without NaN"
 _TRAIN = ("x_train", "train_images", "images", "x", "samples", "data", "pixels", "arr_0")
 _TRAIN_LABELS = ("y_train", "train_labels", "labels", "y", "targets", "target", "arr_1")
 _TEST, _TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
-_ROUND_OFF = 1e-3  # outside of [0, 1] or [-1, 1]: less than half of a gray level
-_BLOCK = 1024  # images that are converted at once
+_ROUND_OFF = 1e-3  # allowed beyond [0, 1] or [-1, 1]; less than half a gray level
+_BLOCK = 1024  # images converted at once
 
 _VERSIONS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -26,14 +26,14 @@ _VERSIONS = {
 
 
 class Header(NamedTuple):
-    """Shape and type of an array in an .npz file, which is known before the array is read."""
+    """Shape and dtype of an array in an .npz file, known before the array is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def read_npz(path: Path) -> tuple[Images, Images | None]:
-    """The training images, and the test images where the file holds some."""
+    """Reads the training images, and the test images if the file has any."""
     with path.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             found = f"{path} is damaged or no archive"
@@ -48,7 +48,7 @@ def read_npz(path: Path) -> tuple[Images, Images | None]:
 
 
 def as_pixels(array: np.ndarray, where: str, signed: bool = False) -> np.ndarray:
-    """Images as uint8 of shape (n, h, w, c); floats are in [-1, 1] if `signed`, else in [0, 1]."""
+    """Returns images as uint8 (n, h, w, c); floats are in [-1, 1] if `signed`, else in [0, 1]."""
     _check_images(Header(array.shape, array.dtype), where)
     images = array if array.ndim == 4 else array[..., None]
     images = images if images.shape[-1] in (1, 3) else np.moveaxis(images, 1, 3)
@@ -62,14 +62,14 @@ def as_pixels(array: np.ndarray, where: str, signed: bool = False) -> np.ndarray
 
 
 def read_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
-    """Headers of the arrays by name, of sizes that agree with the archive's directory."""
+    """Returns the headers of the arrays by name; raises if a size contradicts the archive."""
     found = {}
     for info in archive.infolist():
         if not info.filename.endswith(".npy"):
             continue
         with archive.open(info) as stream:
             version = np.lib.format.read_magic(stream)
-            if version not in _VERSIONS:  # the third is for arrays of records
+            if version not in _VERSIONS:  # version 3 is for structured arrays
                 continue
             shape, _, dtype = _VERSIONS[version](stream)
             size = stream.tell() + math.prod(shape) * dtype.itemsize
@@ -81,13 +81,13 @@ def read_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array; an array of objects is a ValueError, since it is never unpickled."""
+    """Reads one array; raises a ValueError for an array of objects, which would be unpickled."""
     with archive.open(name + ".npy") as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _parts(headers: dict[str, Header], path: Path) -> list[tuple[str, str | None]]:
-    """Names of the images and labels to train on, and of those to test on if there are any."""
+    """Returns (images, labels) names of the training part, and of the test part if there is one."""
 
     def find(keys: tuple[str, ...]) -> list[str]:
         return [name for key in keys for name in headers if name.lower() == key]
@@ -107,7 +107,7 @@ def _parts(headers: dict[str, Header], path: Path) -> list[tuple[str, str | None
 def _check_headers(
     headers: dict[str, Header], parts: list[tuple[str, str | None]], path: Path
 ) -> None:
-    """What is wrong with shapes, types and sizes is found here, before any array is read."""
+    """Raises the `DataError` for wrong shapes, dtypes or sizes, before any array is read."""
     size = 0
     for name, label_name in parts:
         shape, dtype = headers[name]
@@ -122,7 +122,7 @@ def _check_headers(
 def _images(
     arrays: dict[str, np.ndarray], parts: list[tuple[str, str | None]], path: Path
 ) -> tuple[Images, Images | None]:
-    """The parts, of which floats have one range and labels have one numbering."""
+    """Builds the parts; all floats share one range and all labels share one numbering."""
     where = {name: f"{path}, array '{name}'," for name in arrays}
     floats = [name for name, _ in parts if arrays[name].dtype.kind == "f"]
     signed = min([_lowest(arrays[name], where[name]) for name in floats], default=0) < -_ROUND_OFF
@@ -141,7 +141,7 @@ def _images(
 
 def _lowest(array: np.ndarray, where: str) -> float:
     low, high = float(array.min()), float(array.max())
-    if not (low >= -1 - _ROUND_OFF and high <= 1 + _ROUND_OFF):  # so, because NaN fails both
+    if not (low >= -1 - _ROUND_OFF and high <= 1 + _ROUND_OFF):  # written so that NaN fails
         raise wrong(f"{where} has floats from {low:g} to {high:g}", _VALUES, "rescale or clip")
     return low
 
@@ -155,8 +155,8 @@ def _check_images(header: Header, where: str) -> None:
 
 
 def _is_layout(shape: tuple[int, ...]) -> bool:
-    """Whether it is the shape of images, in which the axis of channels has one reading."""
-    if len(shape) == 3 and shape[2] not in (1, 3):  # else one image, without its n
+    """Returns True for the shape of images whose channel axis is unambiguous."""
+    if len(shape) == 3 and shape[2] not in (1, 3):  # (h, w, 1 or 3) is a single image
         shape = (*shape, 1)
     if len(shape) != 4 or (shape[1] in (1, 3)) == (shape[3] in (1, 3)):
         return False

@@ -1,4 +1,4 @@
-"""Pixels spread over their cells, so that images have a density."""
+"""Uniform dequantization, which gives 8-bit images a density."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,18 @@ from ebm_jax.types import Example, PRNGKey
 
 
 def dequantize(key: PRNGKey, pixels: UInt8[Array, "*d"] | UInt8[np.ndarray, "*d"]) -> Example:
-    """x = -1 + (2 u + 2 U - 1) / 255 with U uniform on [0, 1): pixels u, spread over their cells.
+    """Uniform dequantization: x = -1 + (2 u + 2 U - 1) / 255 for pixels u, with U ~ U[0, 1).
 
-    `data.to_uint8` takes it back. Cells are 2/255 wide: the `cell_width` to give to
-    `bits_per_dimension`.
+    Each pixel value is spread over its cell, of width 2/255; pass that to
+    `bits_per_dimension` as `cell_width`. `data.to_uint8` recovers the pixels.
+
+    Examples:
+        >>> import jax, numpy as np
+        >>> from ebm_jax import data
+        >>> pixels = np.arange(256, dtype=np.uint8)
+        >>> x = data.dequantize(jax.random.key(0), pixels)
+        >>> bool((data.to_uint8(x) == pixels).all())
+        True
     """
     spread = jax.random.uniform(key, pixels.shape)
     return -1 + (2 * jnp.asarray(pixels, jnp.float32) + 2 * spread - 1) / 255

@@ -1,8 +1,8 @@
-"""What the JSON files of a prepared set say, read as data: no class that they name is imported.
+"""Reads the JSON descriptions of a prepared set as data; no class named in them is imported.
 
-tensorflow-datasets describes a set in dataset_info.json (format, parts, records per file) and
-features.json (what a record holds). Two features are known here, an image and the number of a
-class. Others may lie beside them and are passed over.
+tensorflow-datasets describes a set in dataset_info.json (file format, parts, records per file)
+and features.json (the fields of a record). Two features are read here, an image and a class
+label. Other features are ignored.
 """
 
 import json
@@ -23,19 +23,19 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 class Part(NamedTuple):
-    """One part of a prepared set: its record files, and how many records they hold."""
+    """One part of a prepared set: its record files and the number of records in them."""
 
     files: list[Path]
     num_records: int
 
 
 class Features(NamedTuple):
-    """What is read of a record.
+    """The features that are read from a record.
 
     Attributes:
-        channels: 1 or 3.
-        num_classes: of the label, or None where the set has no label.
-        names: of the classes, or None where they are called 0 to K - 1.
+        channels: number of color channels, 1 or 3.
+        num_classes: number of classes, or None if the set has no label.
+        names: class names, or None if the classes are called 0 to K - 1.
     """
 
     channels: int
@@ -44,7 +44,7 @@ class Features(NamedTuple):
 
 
 def read_parts(folder: Path) -> dict[str, Part]:
-    """The parts of a prepared set that have records, by name; all files exist."""
+    """Returns the non-empty parts of a prepared set by name, and checks that their files exist."""
     path = folder / INFO
     info = _json(path)
     if (stored := info.get("fileFormat", "tfrecord")) != "array_record":
@@ -75,7 +75,7 @@ def read_parts(folder: Path) -> dict[str, Part]:
 
 
 def read_features(folder: Path) -> Features:
-    """The image and the label of each record."""
+    """Returns the image and label features of a prepared set."""
     path = folder / FEATURES
     top = _json(path)
     if top.get("pythonClassName") != _DICT:
@@ -121,7 +121,7 @@ def _class_names(path: Path, num_classes: int) -> tuple[str, ...] | None:
 
 
 def _file(folder: Path, template: str, words: dict[str, str], index: int, total: int) -> Path:
-    """The path of one record file, which lies in the folder of its set."""
+    """Returns the path of one record file; raises if it is outside the folder of its set."""
     digits = max(5, len(str(total)))
     place, of = f"{index:0{digits}d}", f"{total:0{digits}d}"
     words = words | {"SHARD_INDEX": place, "NUM_SHARDS": of, "SHARD_X_OF_Y": f"{place}-of-{of}"}
@@ -155,7 +155,7 @@ def _checked(value: Any, kind: type, name: str, path: Path) -> Any:
 
 
 def _whole(value: Any, name: str, path: Path) -> int:
-    """A whole number; they stand in quotes, as protocol buffers write them to JSON."""
+    """Returns a whole number, which the JSON of protocol buffers may write as a string."""
     if isinstance(value, str | int) and re.fullmatch(r"-?\d{1,18}", str(value)):
         return int(value)
     raise wrong(f"{path} has {value!r:.60} in {name}", "a whole number", MEND)

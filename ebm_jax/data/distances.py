@@ -1,4 +1,4 @@
-"""The largest distance between two examples of a data set."""
+"""Largest distance between two examples of a data set."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,22 @@ from ebm_jax.types import Scalar
 
 
 def largest_distance(data: Samples) -> Scalar:
-    """The largest Euclidean distance between two rows, in O(n) memory and O(n^2) time.
+    """Largest Euclidean distance between two examples, in O(n) memory and O(n^2) time.
+
+    NCSN uses it as the largest noise level (Song & Ermon, arXiv:2006.09011, technique 1).
 
     Args:
-        data: rows of booleans, integers or floats, of NumPy or JAX; at least two.
+        data: n examples along the first axis, at least two; booleans, integers or floats, of
+            NumPy or JAX.
 
     Raises:
-        ValueError: if there are fewer than two rows, or they are no numbers.
+        ValueError: If there are fewer than two examples, or they are not numbers.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import data
+        >>> round(float(data.largest_distance(np.array([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]]))), 3)
+        5.0
     """
     check_numbers("largest_distance", data=data)
     if data.ndim < 1 or data.shape[0] < 2:
@@ -26,7 +35,7 @@ def largest_distance(data: Samples) -> Scalar:
     squares = jnp.sum(rows**2, axis=-1)
 
     def farthest(row: Array) -> Scalar:
-        # Found by a matmul, up to its round-off; measured without cancellation.
+        # The matmul finds the farthest row, up to round-off; the difference avoids cancellation.
         other = rows[jnp.argmax(squares - 2 * rows @ row)]
         return jnp.sum((other - row) ** 2)
 

@@ -1,4 +1,4 @@
-"""What identifies a set of images, so that a changed set is noticed."""
+"""Fingerprint of a set of images, by which a run notices that its data have changed."""
 
 import hashlib
 from typing import Any
@@ -7,16 +7,22 @@ import numpy as np
 
 from ebm_jax.data.images import Images
 
-SAMPLE = 256  # images of a prepared set that its checksum covers
+SAMPLE = 256  # images of a prepared set covered by its checksum
 
 
 def fingerprint(images: Images) -> dict[str, Any]:
-    """Returns the count, shape, type and SHA-256 checksum of a set of images, as plain JSON.
+    """Returns the count, shape, dtype and SHA-256 checksum of a set of images, as plain JSON.
 
-    Equal sets give equal values; another pixel, label, name of a class or order gives another
-    checksum. A prepared set may be larger than memory. It gives the same values in memory and
-    on disk: its checksum covers the names and sizes of its record files, and up to 256 images
-    with their labels, evenly spaced from the first to the last.
+    Equal sets give equal values; a changed pixel, label, class name or order changes the
+    checksum. A prepared set may be larger than memory, so its checksum covers only the names
+    and sizes of its record files, and up to 256 images with their labels, evenly spaced from
+    the first to the last. It is the same whether the set is in memory or on disk.
+
+    Examples:
+        >>> from ebm_jax import data
+        >>> found = data.fingerprint(data.load("digits"))
+        >>> found["count"], found["shape"], len(found["checksum"])
+        (1797, [8, 8, 1], 64)
     """
     pixels, labels = images.pixels, images.labels
     count = len(pixels)

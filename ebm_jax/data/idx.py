@@ -1,4 +1,4 @@
-"""MNIST's idx files: a header, big-endian sizes, then bytes; gzipped or not."""
+"""Reads MNIST's idx files, gzipped or not: a header, big-endian sizes, then bytes."""
 
 import gzip
 import math
@@ -15,7 +15,7 @@ from ebm_jax.data.memory import check_fits
 
 
 def read_mnist(paths: list[Path]) -> list[Images]:
-    """The images of each file, with the labels of the file named alike beside it."""
+    """Reads the images of each file, with labels from the matching labels file beside it."""
     pixels = [as_pixels(read_idx(path), str(path)) for path in paths]
     labels = [_labels(path, len(images)) for path, images in zip(paths, pixels, strict=True)]
     numbered, names = number_classes(labels, paths[0].parent)
@@ -26,7 +26,7 @@ def read_mnist(paths: list[Path]) -> list[Images]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in an idx file, gzipped or not, of which the header is read first."""
+    """Reads the uint8 array of an idx file, gzipped or not; the header is checked first."""
     with reading(path):
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

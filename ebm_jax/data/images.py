@@ -1,4 +1,4 @@
-"""The vocabulary of this room: `Images`, their two number formats, and `DataError`."""
+"""Types of the data package: `Images`, their two number formats, and `DataError`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +13,20 @@ SOURCE = "'digits', 'mnist', 'cifar10', an .npz, a folder of images, MNIST's idx
 
 
 class DataError(ValueError):
-    """Data that cannot be used. Its message is one line: what was found, expected, the mend."""
+    """Data that cannot be used. The message, one line, says what was found, expected and to do."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))
 
 
 class Images(NamedTuple):
-    """Images of one size: gray (c = 1) or red, green and blue (c = 3), in memory or on disk.
+    """Images of one size, gray (c = 1) or RGB (c = 3), in memory or on disk.
 
     Attributes:
-        pixels: the images.
-        labels: the class of each image, 0 to K - 1, or None where the data have no labels.
-        names: the K classes as the data name them, or None where they are called 0 to K - 1.
-        values: how stored values were read, such as "uint8" or "floats in [0, 1]".
+        pixels: the images, uint8 of shape (n, h, w, c).
+        labels: the class of each image, 0 to K - 1, or None if the data have no labels.
+        names: the original names of the K classes, or None if they are called 0 to K - 1.
+        values: how the stored values were read, such as "uint8" or "floats in [0, 1]".
         files: the record files of a prepared set, each with its size in bytes.
     """
 
@@ -38,18 +38,32 @@ class Images(NamedTuple):
 
 
 def to_unit(pixels: UInt8[np.ndarray, "*d"]) -> Float32[np.ndarray, "*d"]:
-    """uint8 in 0..255 as float32 in [-1, 1], in any shape."""
+    """Converts uint8 in 0..255 to float32 in [-1, 1], for any shape.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import data
+        >>> data.to_unit(np.array([0, 255], np.uint8)).tolist()
+        [-1.0, 1.0]
+    """
     return (2 * pixels.astype(np.float32) - 255) / 255
 
 
 def to_uint8(x: Float[Array | np.ndarray, "*d"]) -> UInt8[np.ndarray, "*d"]:
-    """Finite floats, clipped to [-1, 1], as the nearest uint8 in 0..255: undoes `to_unit`."""
+    """Clips finite floats to [-1, 1] and rounds to uint8 in 0..255; the inverse of `to_unit`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import data
+        >>> data.to_uint8(np.array([-1.5, -1.0, 0.1, 1.0])).tolist()
+        [0, 0, 140, 255]
+    """
     x = np.asarray(x, np.float32)
     return (127.5 * (x.clip(-1, 1) + 1)).round().astype(np.uint8)
 
 
 def wrong(found: str, expected: str, mend: str) -> DataError:
-    """The error whose sentence says what was found, what is expected, and the mend."""
+    """Returns the `DataError` that says what was found, what is expected, and how to fix it."""
     return DataError(f"{found}, expected {expected}: {mend}.")
 
 
@@ -59,11 +73,11 @@ def reading(
     expected: str = SOURCE,
     mend: str = "check its permissions, copy it again or save it again",
 ) -> Iterator[None]:
-    """Turns whatever a decoder of foreign bytes raises into a `DataError` that names the path."""
+    """Turns any exception raised by a decoder into a `DataError` that names the path."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # decoders of damaged bytes raise almost anything
+    except Exception as error:  # decoders raise almost anything on damaged bytes
         why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
         raise wrong(f"{path} cannot be read ({why})", expected, mend) from error
