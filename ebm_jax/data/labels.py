@@ -1,4 +1,4 @@
-"""Labels of any kind as the numbers of classes, 0 to K - 1."""
+"""Converts labels of any kind to class numbers, 0 to K - 1."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ def check_label_shape(
 
 
 def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
-    """The labels of `count` images as a flat array of whole numbers or words."""
+    """Returns the labels of `count` images as a flat array of whole numbers or words."""
     check_label_shape(array.shape, array.dtype, count, where)
     labels = array.reshape(count)
     if labels.dtype.kind == "S":
         return np.char.decode(labels, "utf-8")
     if labels.dtype.kind == "f":
         whole = labels.astype(np.int64) if np.abs(labels).max(initial=0) < 2**53 else labels[:0]
-        if not np.array_equal(whole, labels):  # so, because NaN fails both
+        if not np.array_equal(whole, labels):  # True for NaN as well
             found = f"{where} has dtype {array.dtype} and values that are no whole numbers"
             raise wrong(found, "whole numbers or names", "correct it or leave it out")
         return whole
@@ -38,18 +38,19 @@ def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
 def number_classes(
     parts: Sequence[np.ndarray | None], where: object
 ) -> tuple[list[Int32[np.ndarray, "..."] | None], Names | None]:
-    """Labels of all parts in one numbering: the sorted distinct values become 0 to K - 1.
+    """Numbers the labels of all parts jointly: the sorted distinct values become 0 to K - 1.
 
     Args:
-        parts: flat arrays of whole numbers or of words, such as the labels of training and of
-            test images; None for a part without labels. A class may occur in one part only.
-        where: what the labels were read from, for an error.
+        parts: flat arrays of whole numbers or words, such as the labels of training and test
+            images; None for a part without labels. A class may occur in one part only.
+        where: source of the labels, for error messages.
 
     Returns:
-        The numbers, and the K values as words, or None where they are 0 to K - 1 already.
+        The class numbers of each part, and the K values as words, or None if the values are
+        0 to K - 1 already.
 
     Raises:
-        DataError: one part has numbers and another has words.
+        DataError: One part has numbers and another has words.
     """
     distinct = [None if part is None else np.unique(part, return_inverse=True) for part in parts]
     values = {value for pair in distinct if pair is not None for value in pair[0].tolist()}

@@ -1,4 +1,4 @@
-"""Free memory, which the size of a set of images is compared with before it is read."""
+"""Free memory, which is compared with the size of a data set before it is read."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int:
-    """Returns the bytes that may be taken, of the machine or of its container if that has less.
+    """Returns the bytes of free memory, of the machine or of its container if that has less.
 
-    A system that does not report what is free counts as half free. Caches that a container
-    holds count as taken, although the system could drop them.
+    If the system does not report free memory, half of all memory is assumed to be free. Page
+    caches charged to a container count as used, although the system could drop them.
     """
     if MACHINE.exists():
         words = MACHINE.read_text().partition("MemAvailable:")[2].split(maxsplit=1)
@@ -30,7 +30,7 @@ MEND = "take fewer images, or prepare them as array_record, which stays on disk"
 
 
 def check_fits(where: object, num_bytes: int, mend: str = MEND) -> None:
-    """Raises the `DataError` for a file that takes more memory than is free once it is read."""
+    """Raises the `DataError` if reading would take more memory than is free."""
     free = free_memory()
     if num_bytes > free:
         found = f"{where} takes {num_bytes / 1e6:,.1f} MB of memory when it is read"

@@ -1,10 +1,10 @@
-"""Published sets of images by name, as tensorflow-datasets keeps them, without TensorFlow.
+"""Published image sets by name, prepared by tensorflow-datasets without TensorFlow.
 
-A set is prepared once, from the network or from a folder of its original files, as
-array_record in the folder of tensorflow-datasets (TFDS_DATA_DIR, ~/tensorflow_datasets by
-default), where other programs find it too. Its own builders parse the originals with
-TensorFlow; here a subclass keeps their addresses, checksums and description, and parses with
-numpy.
+A set is prepared once as array_record, from the network or from a folder of its original
+files, in the folder of tensorflow-datasets (TFDS_DATA_DIR, by default ~/tensorflow_datasets),
+where other programs find it too. The builders of tensorflow-datasets parse the original files
+with TensorFlow. The subclass here keeps their URLs, checksums and descriptions, and parses
+with NumPy.
 """
 
 import gzip
@@ -26,33 +26,34 @@ from ebm_jax.data.prepared import tensorflow_datasets
 
 
 def is_name(path: object) -> bool:
-    """Whether it names a set: "mnist", or "celeb_a/64" for squares of 64x64 cut from its images."""
+    """Returns True for the name of a set, such as "mnist", or "celeb_a/64" for 64x64 squares."""
     return isinstance(path, str) and (path in PARSERS or _squares(path)[1] is not None)
 
 
 def _squares(name: str) -> tuple[str, int | None]:
-    """The set and the side of the squares that its name asks for; None where it asks for none."""
+    """Splits a name into the set and the side of its squares, None if the name has no side."""
     found = re.fullmatch(rf"({'|'.join(CROPS)})/([1-9]\d*)", name)
     return (found[1], int(found[2])) if found else (name, None)
 
 
 def prepare(name: str, originals: Path | None = None) -> Path:
-    """Write a named set as array_record; nothing is done where it is there already.
+    """Writes a published set as array_record, unless it has been prepared already.
 
     Args:
-        name: one of PARSERS; "celeb_a/64" for squares of 64x64, the middle 140x140 resized.
-        originals: a folder of the files as published; by default they are downloaded.
+        name: one of `NAMES`, or "celeb_a/64" for squares of 64x64: the middle 140x140 pixels,
+            resized.
+        originals: a folder with the files as published; they are downloaded by default.
 
     Returns:
         The folder of the prepared set.
 
     Raises:
-        DataError: without tensorflow-datasets, or where the originals cannot be had.
+        DataError: tensorflow-datasets is missing, or the original files cannot be obtained.
     """
     if not is_name(name):
         raise wrong(f"'{name}' names no set", " ".join([*PARSERS, "celeb_a/64"]), "correct it")
     folder = _folder(name)
-    if (folder / INFO).exists():  # its files are for `read_prepared` to judge
+    if (folder / INFO).exists():  # `read_prepared` checks its files
         return folder
     if folder.exists():
         found = f"{folder} is there without its {INFO}"
@@ -75,22 +76,21 @@ def prepare(name: str, originals: Path | None = None) -> Path:
 
 
 def _folder(name: str) -> Path:
-    """Where tensorflow-datasets keeps the set."""
+    """Returns the folder in which tensorflow-datasets keeps the set."""
     version = tensorflow_datasets().builder_cls(_squares(name)[0]).VERSION
     home = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(home).expanduser() / name / str(version)
 
 
 def _builder(name: str, originals: Path | None, scratch: Path) -> Any:
-    """A builder of tensorflow-datasets with the set's addresses and description, and our parser.
+    """Returns a tensorflow-datasets builder with the set's URLs and description, and our parser.
 
-    Its `_info`, `_split_generators` and `_generate_examples` are the methods that
-    tensorflow-datasets asks a subclass for.
+    It overrides the methods `_info`, `_split_generators` and `_generate_examples`.
 
     Args:
-        name: the set, perhaps as squares of a side.
-        originals: a folder of the files as published, or None to download them.
-        scratch: a folder for what is unpacked of them.
+        name: name of the set, with or without the side of squares.
+        originals: a folder with the files as published, or None to download them.
+        scratch: a folder for files unpacked from the originals.
     """
     tfds, (base, side) = tensorflow_datasets(), _squares(name)
     published = tfds.builder_cls(base)
@@ -125,28 +125,28 @@ def _builder(name: str, originals: Path | None, scratch: Path) -> Any:
 
 
 class _Downloads:
-    """The download manager, but for archives, which our parsers open without TensorFlow."""
+    """The download manager, except that archives are left to our parsers, without TensorFlow."""
 
     def __init__(self, manager: Any):
         self.download, self.download_and_extract = manager.download, manager.download_and_extract
 
     def iter_archive(self, archive: Any) -> tuple[()]:
-        """Nothing: see the class."""
+        """Returns nothing; our parsers open archives themselves."""
         return ()
 
 
 class _LocalFiles:
-    """Stands for the download manager: the published files lie in a folder."""
+    """Stands in for the download manager when the published files are in a local folder."""
 
     def __init__(self, folder: Path, scratch: Path, builder: Any):
         self.folder, self.scratch, self.infos = folder, scratch, builder.url_infos
 
     def download(self, urls: dict[str, Any]) -> dict[str, str]:
-        """The paths of the files, in the structure of their addresses."""
+        """Returns the paths of the files, in the structure of their URLs."""
         return {key: str(self._find(url)) for key, url in urls.items()}
 
     def download_and_extract(self, urls: Any) -> Any:
-        """The paths of unpacked files, in the structure of their addresses."""
+        """Returns the paths of the unpacked files, in the structure of their URLs."""
         if isinstance(urls, dict):
             return {key: self.download_and_extract(url) for key, url in urls.items()}
         packed = self._find(urls)
@@ -160,7 +160,7 @@ class _LocalFiles:
         return str(unpacked)
 
     def iter_archive(self, archive: Any) -> tuple[()]:
-        """Nothing: our parsers open archives themselves."""
+        """Returns nothing; our parsers open archives themselves."""
         return ()
 
     def _find(self, url: Any) -> Path:
@@ -173,7 +173,7 @@ class _LocalFiles:
 
 
 def _check_published(path: Path, url: object, checksum: str) -> None:
-    """Raises the `DataError` for a file that is damaged or of another set, by its checksum."""
+    """Raises the `DataError` if the checksum of a file is not the published one."""
     with reading(path), path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != checksum:
@@ -182,9 +182,9 @@ def _check_published(path: Path, url: object, checksum: str) -> None:
 
 
 def _unpack(archive: tarfile.TarFile, path: Path, folder: Path) -> None:
-    """Writes the files of an archive below a new folder; whatever else it holds is refused.
+    """Writes the files of an archive below a new folder; refuses links and paths outside of it.
 
-    Python 3.11.4 and later have a filter for this, earlier versions have none.
+    Python 3.11.4 and later have a filter for this; earlier versions do not.
     """
     for member in archive:
         name = PurePosixPath(member.name)

@@ -1,4 +1,4 @@
-"""Parsers of published sets of images: from their original files to examples, with numpy."""
+"""Parsers of published image sets, which turn their original files into examples with NumPy."""
 
 import io
 import zipfile
@@ -23,7 +23,7 @@ def _idx_examples(num_examples: int, data_path: str, label_path: str) -> Example
 
 
 def _cifar_examples(split_prefix: str, filepaths: Iterator[str]) -> Examples:
-    """A byte of label and 3072 of red, green and blue planes, for every image."""
+    """Yields the examples of CIFAR-10 files: per image a label byte and 3072 bytes of RGB planes."""
     index = 0
     for path in filepaths:
         for record in np.fromfile(path, np.uint8).reshape(-1, 3073):
@@ -36,7 +36,7 @@ def _cifar_examples(split_prefix: str, filepaths: Iterator[str]) -> Examples:
 def _celeb_a_examples(
     file_id: int, downloaded_dirs: dict[str, Any], downloaded_images: Any, side: int | None = None
 ) -> Examples:
-    """The JPEGs of a part as published, or squares of them; landmarks stay as published."""
+    """Yields the JPEGs of a part as published, or squares of them; landmarks are not rescaled."""
     (_, parts), (marks, places), (traits, signs), (_, people) = (
         _celeb_a_table(Path(downloaded_dirs[name]))
         for name in (
@@ -62,7 +62,7 @@ def _celeb_a_examples(
 
 
 def _celeb_a_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
-    """Names of columns, where a count of the rows and a line of names come first, and rows."""
+    """Reads a table of CelebA: its column names (if it begins with a row count), and its rows."""
     rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
     names, rows = (rows[1], rows[2:]) if len(rows[0]) == 1 else ([], rows)
     return names, {row[0]: [int(word) for word in row[1:]] for row in rows}
@@ -75,4 +75,4 @@ PARSERS: dict[str, Callable[..., Examples]] = {
     "cifar10": _cifar_examples,
     "celeb_a": _celeb_a_examples,
 }
-CROPS = {"celeb_a": 140}  # of sets whose images are no squares: the middle that training sees
+CROPS = {"celeb_a": 140}  # side of the middle square, for sets whose images are not square

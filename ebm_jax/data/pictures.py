@@ -1,6 +1,6 @@
-"""Folders of image files, in which subfolders are classes.
+"""Reads folders of image files, in which subfolders are classes.
 
-They are read as they are, or cut to squares of one side and made all gray or all RGB.
+Images are kept unchanged, or cut to squares of one size and converted to gray or RGB.
 """
 
 import math
@@ -20,11 +20,11 @@ from ebm_jax.data.memory import check_fits
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TRAIN, _TEST = "train", ("test", "validation", "valid", "val")
-_ALONE = ""  # the name of images that lie in no folder of a class
+_ALONE = ""  # class name of images that are in no subfolder
 
 Classes = dict[str, list[Path]]
 Color = Literal["gray", "rgb"]
-"""What the images of a folder are converted to."""
+"""Color format to which the images of a folder are converted."""
 _MODES = {"gray": "L", "rgb": "RGB"}  # Pillow's names
 _GRAY = ("1", "L", "LA")
 
@@ -32,13 +32,13 @@ _GRAY = ("1", "L", "LA")
 def read_pictures(
     folder: Path, resize: int | None = None, color: Color | None = None
 ) -> tuple[Images, Images | None]:
-    """The images of a folder; those of its folders "train" and "test" where it has both.
+    """Reads the images of a folder, or of its folders "train" and "test" if it has both.
 
     Args:
-        folder: holds the images, or folders of them.
-        resize: the side of the squares that images are cut and resized to; None leaves them.
-        color: what images are converted to; None leaves them, except that resized images are
-            RGB unless all files are gray.
+        folder: holds images, or folders of images.
+        resize: side of the squares that images are cut and resized to; None keeps the size.
+        color: color format of the result; None keeps that of the files, except that resized
+            images are RGB unless all files are gray.
     """
     found = _classes(folder)
     test = [name for name in _TEST if name in found]
@@ -59,17 +59,17 @@ def read_pictures(
 
 
 def open_image(source: Any) -> Image.Image:
-    """Opens an image of a known format. Pillow has others, of which EPS files are programs."""
+    """Opens an image of one of `FORMATS`. Pillow has others; EPS, for example, runs programs."""
     return Image.open(source, formats=FORMATS)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as viewers show it: turned or mirrored as the EXIF data of a camera ask."""
+    """Returns the image as viewers show it, turned or mirrored by its EXIF orientation."""
     return ImageOps.exif_transpose(image)
 
 
 def _classes(folder: Path) -> Classes:
-    """Files of images by the name of their subfolder, in order of their names."""
+    """Returns the image files by the name of their subfolder, in the order of their names."""
     found: Classes = {}
     for entry in _entries(folder):
         name = entry.name if entry.is_dir() else _ALONE
@@ -92,7 +92,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _files(entry: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """The images that a file or a folder holds, at any depth; links are followed."""
+    """Yields the images in a file or folder, at any depth; links are followed."""
     if entry.is_dir():
         if entry.resolve() in above:
             found = f"{entry} is a link to a folder that it lies in"
@@ -125,7 +125,7 @@ def _images(
 
 
 def _pixels(files: list[Path], folder: Path, resize: int | None, color: Color | None) -> np.ndarray:
-    """All images in one array, after the sizes in their headers."""
+    """Reads all images into one array; sizes are checked in the headers first."""
     pixels = np.empty(0, np.uint8)
     for i, file in enumerate(files):
         with _opened(file) as image:
@@ -134,7 +134,7 @@ def _pixels(files: list[Path], folder: Path, resize: int | None, color: Color | 
             shape = (*size, len(_MODES[color] if color else image.getbands()))
             if i == 0:
                 check_fits(folder, len(files) * math.prod(shape))
-            if i == 0 or math.prod(shape) == pixels[0].size:  # else it is refused unread
+            if i == 0 or math.prod(shape) == pixels[0].size:  # otherwise refused below, unread
                 converted = _converted(image, resize, color)
                 shape = (converted.height, converted.width, shape[2])
                 values = np.asarray(converted).reshape(shape)
@@ -149,9 +149,9 @@ def _pixels(files: list[Path], folder: Path, resize: int | None, color: Color | 
 
 
 def _converted(image: Image.Image, resize: int | None, color: Color | None) -> Image.Image:
-    """The image upright, on white where it is transparent, as a square from its middle."""
+    """Returns the image upright, on white if it is transparent, and cut to its middle square."""
     if resize is not None:
-        image.draft(None, (4 * resize, 4 * resize))  # a JPEG is decoded at no more than it takes
+        image.draft(None, (4 * resize, 4 * resize))  # JPEG: decode at a lower resolution
     image = upright(image)
     if color is not None:
         if image.has_transparency_data:
@@ -170,9 +170,9 @@ def _is_gray(file: Path) -> bool:
 
 
 def _check_mode(image: Image.Image, file: Path, color: Color | None) -> None:
-    """Raises the `DataError` for pixels that are not, or cannot be made, 8-bit gray or RGB."""
+    """Raises the `DataError` for pixels that neither are nor can become 8-bit gray or RGB."""
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a photograph with previews or its depth behind it
+    if frames > 1 and image.format != "MPO":  # MPO: a photograph, then previews or depth
         raise wrong(f"{file} has {frames} frames", "one", "save each as a file of its own")
     if color is None and image.mode not in _MODES.values():
         mend = "convert it, for example by --color rgb"
@@ -186,6 +186,6 @@ def _check_mode(image: Image.Image, file: Path, color: Color | None) -> None:
 def _opened(file: Path) -> Iterator[Image.Image]:
     with reading(file), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", "Corrupt EXIF data")  # viewers pass it over, too
+        warnings.filterwarnings("ignore", "Corrupt EXIF data")  # viewers ignore it, too
         with open_image(file) as image:
             yield image

@@ -1,7 +1,7 @@
-"""Points of any dimension from files of numbers: .npy, .csv and .npz, one example per row.
+"""Reads points of any dimension from .npy, .csv and .npz files, one example per row.
 
-Headers are read before anything else, so that a file of another kind or one that is too large
-is refused at once; nothing is unpickled.
+Headers are read first, so a file of the wrong kind or one that is too large is refused at
+once. Nothing is unpickled.
 """
 
 import csv
@@ -20,20 +20,20 @@ from ebm_jax.data.images import reading, wrong
 from ebm_jax.data.memory import check_fits
 
 SOURCE = "a .npy, .csv or .npz file of numbers, one example per row"
-LEAST = 20  # rows, of which some are held out
+LEAST = 20  # rows of a file, including those to be held out
 _TRAIN, _TEST = ("x_train", "x"), ("x_test",)
-_COPIES = 3  # that are in memory at once: of the file, in double precision, and divided
+_COPIES = 3  # in memory at once: the file's array, the float64 array, the split parts
 _FEWER = "take fewer rows"
-_TEXT = 4  # times the size of a .csv, while it is read
+_TEXT = 4  # memory to read a .csv, in multiples of its size
 
 
 class Points(NamedTuple):
-    """Points to train on and others held out, in the units of the file.
+    """Training points and held-out points, in the units of the file.
 
     Attributes:
-        train: the training part.
-        held_out: the part to judge by.
-        names: the names of the columns, "x0", "x1", ... where the file names none.
+        train: the training points, of shape (n, d).
+        held_out: the points for evaluation, of shape (m, d).
+        names: names of the d columns; "x0", "x1", ... if the file has none.
     """
 
     train: Float64[np.ndarray, "n d"]
@@ -52,20 +52,29 @@ class Points(NamedTuple):
 def load_points(
     path: str | os.PathLike[str], *, held_out: float = 0.25, max_held_out: int = 10_000
 ) -> Points:
-    """Reads points, and divides them by one fixed permutation, the same in every run.
+    """Loads points and splits them by one fixed permutation, the same in every run.
 
     Args:
         path: one of
             a `.npy` with an array of shape (n, d);
-            a `.csv`, separated by commas, semicolons or tabs, with or without a line of names;
+            a `.csv`, separated by commas, semicolons or tabs, with or without a header line;
             an `.npz` with one such array, or one named x or x_train. An array named x_test is
-                the part to hold out.
-        held_out: share of the rows to hold out where the file has no x_test, in (0, 1).
-        max_held_out: the most rows to hold out so, 1 or more.
+                the held-out part.
+        held_out: fraction of the rows to hold out if the file has no x_test, in (0, 1).
+        max_held_out: upper limit on the number of rows held out this way, at least 1.
 
     Raises:
-        DataError: the path is missing, damaged or too large, or holds anything else; fewer than
-            20 rows; numbers that are not finite; a column that is constant.
+        DataError: The path is missing, damaged, too large or of another kind; the file has
+            fewer than 20 rows, numbers that are not finite or a column that is constant.
+
+    Examples:
+        >>> import tempfile, numpy as np
+        >>> from ebm_jax import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/x.npy", np.random.default_rng(0).normal(size=(100, 3)))
+        ...     points = data.load_points(f"{folder}/x.npy")
+        >>> points.train.shape, points.held_out.shape, points.names
+        ((75, 3), (25, 3), ('x0', 'x1', 'x2'))
     """
     path = Path(path)
     if not path.is_file():
@@ -86,11 +95,11 @@ def load_points(
         raise wrong(found, f"{x.shape[1]} as in training", "correct it or leave it out")
     else:
         _check_values(test, names, f"{path}, array 'x_test',", least=2)
-    _check_varied(x, names, str(path))  # of what is left to train on
+    _check_varied(x, names, str(path))  # the rows left for training
     return Points(x, test, names)
 
 
-Read = tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]  # x, x_test, names of columns
+Read = tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]  # x, x_test, column names
 
 
 def _read_npy(path: Path) -> Read:
@@ -177,10 +186,10 @@ def _check_header(header: Header, where: str) -> None:
 
 
 def _check_values(x: np.ndarray, names: tuple[str, ...], where: str, least: int = LEAST) -> None:
-    """Refuses too few rows and numbers that are not finite in single precision."""
+    """Raises the `DataError` for too few rows, or numbers that are not finite in float32."""
     if len(x) < least:
         raise wrong(f"{where} has {len(x)} rows", f"at least {least}", "give more")
-    bad = ~(np.abs(x) <= np.finfo(np.float32).max)  # so, because NaN fails it
+    bad = ~(np.abs(x) <= np.finfo(np.float32).max)  # NaN counts as bad
     if bad.any():
         row, column = np.argwhere(bad)[0]
         found = f"{where} has {int(bad.any(1).sum())} of {len(x)} rows that are not finite"
@@ -189,7 +198,7 @@ def _check_values(x: np.ndarray, names: tuple[str, ...], where: str, least: int 
 
 
 def _check_varied(x: np.ndarray, names: tuple[str, ...], where: str) -> None:
-    """Refuses a column without a scale: constant, or so to single precision."""
+    """Raises the `DataError` for a column that is constant, or nearly so in float32."""
     resolved = 16 * np.spacing(np.abs(x).max(0).astype(np.float32)).astype(np.float64)
     for name, spread, least in zip(names, x.std(0), resolved, strict=True):
         if not spread > least:

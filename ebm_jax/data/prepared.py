@@ -1,6 +1,6 @@
-"""Sets of images that tensorflow-datasets prepared as array_record, without TensorFlow.
+"""Reads image sets that tensorflow-datasets prepared as array_record, without TensorFlow.
 
-In memory where they fit with ease, else on disk as `Records`.
+A set that fits comfortably is read into memory; a larger one stays on disk as `Records`.
 """
 
 import io
@@ -19,23 +19,23 @@ from ebm_jax.data.memory import check_fits, free_memory
 from ebm_jax.data.pictures import open_image, upright
 from ebm_jax.data.records import Records
 
-MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
-UNKNOWN = -1  # the label of images whose class was not published
+MODES = {1: "L", 3: "RGB"}  # Pillow's modes by number of channels
+UNKNOWN = -1  # label of images whose class was not published
 
 Shape = tuple[int, int, int]
 
 
 def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, Images | None]:
-    """Training images, and those of the part "test" or else "validation" where it has either.
+    """Reads the training images, and those of the part "test" or otherwise "validation", if any.
 
     Args:
-        folder: of the prepared set.
-        max_bytes: what the pixels of both parts may take in memory; by default half of what
-            is free. Where they take more they stay on disk, and so do their labels.
+        folder: folder of the prepared set.
+        max_bytes: memory limit for the pixels of both parts; by default half of the free
+            memory, shared among processes. A larger set stays on disk, labels included.
 
     Raises:
-        DataError: for files that are damaged or not array_record, or a set without images of
-            one size; of images on disk, when the record that differs is read.
+        DataError: The files are damaged or not array_record, or the images differ in size. For
+            images on disk, this is raised when the record in question is read.
     """
     tensorflow_datasets()
     with reading(folder, "a prepared set", MEND):
@@ -58,7 +58,7 @@ def read_prepared(folder: Path, max_bytes: int | None = None) -> tuple[Images, I
 
 
 def _on_disk(where: str, part: Part, features: Features) -> Images:
-    """Unread images of a part, and their labels where the set has them."""
+    """Returns the unread images of a part, with labels if the set has them."""
     fields = _fields(where, part)
     decode = partial(_decoded, where, features.channels)
     shape, everything = decode(None, 0, fields("image", [0])[0]).shape, np.arange(part.num_records)
@@ -83,7 +83,7 @@ def _on_disk(where: str, part: Part, features: Features) -> Images:
 
 
 def _fields(where: str, part: Part) -> Callable[[str, list[int]], list[Any]]:
-    """A function that returns one field of some records; images stay encoded."""
+    """Returns a reader of one field of some records; images stay encoded."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -112,7 +112,7 @@ def _fields(where: str, part: Part) -> Callable[[str, list[int]], list[Any]]:
 
 
 def _decoded(where: str, channels: int, shape: Shape | None, number: int, encoded: bytes) -> Any:
-    """An image by Pillow, of a shape if one is given: the same pixels wherever this runs."""
+    """Decodes an image by Pillow, to the same pixels on any machine; checks its shape if given."""
     here = f"{where}, record {number},"
     try:
         with open_image(io.BytesIO(encoded)) as image:
@@ -126,7 +126,7 @@ def _decoded(where: str, channels: int, shape: Shape | None, number: int, encode
             pixels = np.asarray(upright(image).convert(MODES[channels]))
     except DataError:
         raise
-    except Exception as error:  # decoders of foreign bytes raise almost anything
+    except Exception as error:  # decoders raise almost anything on damaged bytes
         found_here = f"{here} cannot be decoded ({error})"
         raise wrong(found_here, "a whole image", MEND) from error
     pixels = pixels.reshape(*pixels.shape[:2], channels)
@@ -141,9 +141,9 @@ def _other_size(here: str, found: tuple[int, ...], shape: Shape) -> DataError:
 
 
 def tensorflow_datasets() -> Any:
-    """The module, or the DataError that says how to get it."""
+    """Imports tensorflow_datasets, or raises the `DataError` that says how to install it."""
     try:
-        import grain  # noqa: F401  reads what it opens
+        import grain  # noqa: F401  tensorflow-datasets needs it to read
         import tensorflow_datasets
     except ImportError as error:
         found = f"data by name needs tensorflow-datasets and grain ({error})"

@@ -1,4 +1,4 @@
-"""Reads the images that a path holds: digits, an .npz, a folder of images or idx files."""
+"""Reads the images at a path: "digits", an .npz, a folder of images or idx files."""
 
 import os
 import re
@@ -17,12 +17,12 @@ _MNIST_IMAGES = r"(train|t10k)-images[-.]idx3-ubyte(\.gz)?"
 def read(
     name: str | os.PathLike[str], resize: int | None = None, color: Color | None = None
 ) -> tuple[Images, Images | None]:
-    """The training images, and the test images where they are published.
+    """Reads the training images, and the test images if they are published.
 
     Args:
         name: "digits" or a path.
-        resize: the side that the images of a folder are resized to.
-        color: what the images of a folder are converted to.
+        resize: side to which the images of a folder are resized.
+        color: color format to which the images of a folder are converted.
     """
     if resize is not None and resize < 2:
         raise wrong(f"--resize got {resize}", "the side of images, 2 pixels or more", "raise it")
@@ -42,7 +42,7 @@ def read(
 
 
 def check_as_they_are(name: object, resize: int | None, color: Color | None) -> None:
-    """Raises the `DataError` where data that are no folder of image files were to be converted."""
+    """Raises the `DataError` if conversion was requested for data other than image files."""
     if resize is not None or color is not None:
         found = f"--resize or --color was given for '{name}', which is no folder of image files"
         raise wrong(found, "one, such as photos/*.jpg", "leave the flags out")
@@ -52,7 +52,7 @@ def _read_digits() -> Images:
     from sklearn.datasets import load_digits
 
     values, labels = load_digits(return_X_y=True)
-    pixels = np.rint(values * (255 / 16)).astype(np.uint8)  # published as 0..16
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)  # published values are 0..16
     return Images(pixels.reshape(-1, 8, 8, 1), labels.astype(np.int32))
 
 

@@ -1,7 +1,7 @@
-"""Arrays that stay on disk: what is asked for is read, by grain's threads, and forgotten.
+"""Arrays that stay on disk: values are read by grain's threads when indexed, and not kept.
 
-A set that does not fit in memory is indexed like one that does, so that whatever visits it in
-the order of `batch_indices` sees the same images, whichever process reads which of them.
+A set that does not fit in memory is indexed like one that does. Anything that visits it in the
+order of `batch_indices` sees the same images, whichever process reads them.
 """
 
 import os
@@ -13,15 +13,22 @@ import numpy as np
 
 Values = Sequence[Any] | np.ndarray
 MOST_THREADS = 16
-MOST_AT_ONCE = 32  # records that a thread reads before it hands them over
+MOST_AT_ONCE = 32  # records that a thread reads per request
 
 
 class Records:
-    """n values of one shape, each in a record of its own that is read when it is indexed.
+    """An array of n values on disk, one per record, each read when it is indexed.
 
-    `records[index]` is what numpy would give for the array of all values: for a whole number,
+    `records[index]` equals the same index of the NumPy array of all values, for a whole number,
     a slice, or an array of whole numbers of any shape. `only(index)` selects without reading.
     `np.asarray(records)` reads everything.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import data
+        >>> squares = data.Records(lambda n: [i * i for i in n], np.arange(10), (), np.int32)
+        >>> squares.shape, squares[2:5].tolist(), squares.only([9, 3])[:].tolist()
+        ((10,), [4, 9, 16], [81, 9])
     """
 
     def __init__(
@@ -31,21 +38,21 @@ class Records:
         shape: tuple[int, ...],
         dtype: np.typing.DTypeLike,
     ):
-        """Values of the records `numbers`, a one-dimensional array of whole numbers.
+        """Creates an array of the records `numbers`, a one-dimensional array of whole numbers.
 
         Args:
-            read: read(numbers), the values of those records, each of shape `shape`; it is
-                called by several threads at once.
-            numbers: which records, in the order of the array that this stands for.
-            shape: of one value.
-            dtype: of the values.
+            read: read(numbers) returns the values of those records, each of shape `shape`. It is
+                called from several threads at once.
+            numbers: the number of each record, in the order of the array.
+            shape: shape of one value.
+            dtype: dtype of the values.
         """
         self._read, self._numbers = read, numbers
         self.shape, self.dtype = (len(numbers), *shape), np.dtype(dtype)
 
     @property
     def ndim(self) -> int:
-        """Axes, as of the array that this stands for."""
+        """Number of axes."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -65,22 +72,22 @@ class Records:
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
     def only(self, index: Any) -> "Records":
-        """The records that a slice or a one-dimensional array picks, unread."""
+        """Selects records by a slice or a one-dimensional array, without reading them."""
         return Records(self._read, self._numbers[index], self.shape[1:], self.dtype)
 
 
 def _in_parallel(
     read: Callable[[list[int]], Values], numbers: np.ndarray
 ) -> Iterator[tuple[int, Values]]:
-    """Pairs of a position in `numbers` and the values read from there on, in order."""
-    threads = min(MOST_THREADS, 2 * (os.cpu_count() or 1))  # some wait for the disk
+    """Yields pairs of a position in `numbers` and the values read from there on, in order."""
+    threads = min(MOST_THREADS, 2 * (os.cpu_count() or 1))  # some are waiting for the disk
     size = max(1, min(MOST_AT_ONCE, -(-len(numbers) // threads)))
     starts = range(0, len(numbers), size)
 
     def read_from(start: int) -> tuple[int, Values]:
         return start, read(numbers[start : start + size].tolist())
 
-    if len(starts) <= 1:  # a thread is not worth its start
+    if len(starts) <= 1:  # too little to start threads for
         yield from map(read_from, starts)
         return
     import grain

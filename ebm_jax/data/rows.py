@@ -1,4 +1,4 @@
-"""Examples that are read when and where they are asked for."""
+"""Lazy indexing, by which each process reads only its own examples."""
 
 from typing import Any
 
@@ -7,13 +7,20 @@ from jaxtyping import Int
 
 
 class Rows:
-    """source[index], of which each process reads what its devices hold, and no more.
+    """A lazy `source[index]`: each process reads only the rows that its own devices hold.
 
-    Slices are taken of it as of the array that it stands for; `sharding.split` does so.
+    It is sliced like the array that it stands for; `sharding.split` does so.
 
     Args:
-        source: an array of examples, or anything that an integer array may index so.
-        index: which examples, such as the (steps, batch) of `batch_indices`.
+        source: an array of examples, or anything that can be indexed by an integer array.
+        index: indices of the examples, such as the (steps, batch) array of `batch_indices`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import data
+        >>> rows = data.Rows(np.arange(20).reshape(10, 2), np.array([[9, 0], [4, 4]]))
+        >>> rows.shape, rows[0].tolist()
+        ((2, 2, 2), [[18, 19], [0, 1]])
     """
 
     def __init__(self, source: Any, index: Int[np.ndarray, "..."]) -> None:
@@ -29,5 +36,5 @@ class Rows:
         return np.asarray(self.source[picked])[rest]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Everything, as numpy asks for it."""
+        """Reads all rows."""
         return np.asarray(self.source[self.index], dtype)

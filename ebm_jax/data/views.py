@@ -1,4 +1,4 @@
-"""One image seen otherwise: its middle as a square, its mirror image."""
+"""Transformations of single images: the middle square and random mirroring."""
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,29 @@ from ebm_jax.types import PRNGKey
 def square(
     image: UInt8[np.ndarray, "h w 3"], side: int, crop: int | None = None
 ) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """The middle of an image, crop x crop pixels, resized to side x side.
+    """Cuts the middle crop x crop pixels of an image and resizes them to side x side.
 
-    Bilinearly, with the filter widened by the scale against aliasing. With 140 and 64 this is
-    how the aligned faces of CelebA are prepared for NCSN and score SDEs [1, 2].
+    The resize is bilinear, with the filter widened by the scale against aliasing. With crop 140
+    and side 64 this prepares the aligned faces of CelebA as for NCSN and score SDEs [1, 2].
 
     Args:
-        image: red, green and blue.
-        side: of the square that is returned, in pixels.
-        crop: side of the square that is cut out, at most h and w; by default the smaller one.
+        image: an RGB image, uint8 of shape (h, w, 3).
+        side: side of the returned square in pixels.
+        crop: side of the square that is cut out, at most h and w; the smaller of them by
+            default.
+
+    Raises:
+        ValueError: If `crop` is out of range.
 
     References:
         [1] Song & Ermon, arXiv:1907.05600.
         [2] Song et al., arXiv:2011.13456.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import data
+        >>> data.square(np.zeros((218, 178, 3), np.uint8), 64, crop=140).shape
+        (64, 64, 3)
     """
     height, width = image.shape[:2]
     crop = min(height, width) if crop is None else crop
@@ -36,6 +46,19 @@ def square(
 
 
 def mirror(key: PRNGKey, image: Shaped[Array | np.ndarray, "h w c"]) -> Shaped[Array, "h w c"]:
-    """The image or, as a fair coin of `key` falls, its mirror image, left and right exchanged."""
+    """Flips an image left to right with probability 1/2.
+
+    Args:
+        key: PRNG key for the one draw.
+        image: an image of shape (h, w, c), of any dtype.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import data
+        >>> image = jnp.arange(3.0).reshape(1, 3, 1)
+        >>> seen = {tuple(data.mirror(jax.random.key(i), image).ravel().tolist()) for i in range(20)}
+        >>> sorted(seen)
+        [(0.0, 1.0, 2.0), (2.0, 1.0, 0.0)]
+    """
     image = jnp.asarray(image)
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
