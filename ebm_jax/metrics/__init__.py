@@ -1,6 +1,7 @@
-"""Metrics of samples and chains; report n and the features beside each.
+"""Metrics of samples and of Markov chains: FID, KID, Inception Score, MMD, KSD, R-hat, ESS.
 
-The three names of `metrics.inception` are imported at the first use, since its network needs flax.
+Report the number of samples and the feature network with every value. The three names of
+`metrics.inception` are imported on first use, because its network needs flax.
 """
 
 from typing import TYPE_CHECKING, Any

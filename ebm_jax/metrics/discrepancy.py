@@ -1,13 +1,15 @@
-"""Distances between two samples: they couple a batch by their nature.
+"""Maximum mean discrepancy (MMD) between two samples, with standard errors.
 
-The estimates are U-statistics, means over distinct pairs, whose exact variance splits in
-two (Hoeffding): for one sample of n rows and a symmetric h with row means h_1(x) = E h(x, x'),
+The estimates are U-statistics: means over distinct pairs of rows, so they take whole samples
+and not one example. The exact variance has two parts (Hoeffding). For one sample of n rows and
+a symmetric h with row means h_1(x) = E h(x, x'),
 
     variance = 4 Var h_1 / n + second-order terms,  2 Var(h - h_1 - h_1') / (n (n - 1))
 
-where two laws agree the first part is zero and the second is all there is. Both parts are
-estimated without bias and the first is cut at zero: a standard error is right where laws
-differ and up to 1.5 times too large where they agree. Rows count as independent: thin chains.
+If the two distributions agree, the first part is zero and only the second remains. Both parts
+are estimated without bias, and the first is clipped at zero. A standard error is therefore right
+if the distributions differ, and up to 1.5 times too large if they agree. Rows are taken to be
+independent: thin chains first.
 """
 
 import math
@@ -22,23 +24,33 @@ from ebm_jax.types import Estimate, Scalar
 
 
 def squared_mmd(x: Samples, y: Samples, *, bandwidth: float | Scalar) -> Scalar:
-    """The unbiased estimate of the squared maximum mean discrepancy.
+    """Returns the unbiased estimate of the squared maximum mean discrepancy (MMD).
 
         MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y),   k = exp(-|x - y|^2 / (2 b^2))
 
-    over distinct pairs. Its mean is 0 when both laws agree, so that values around
-    zero, below it too, are what agreement looks like. In O(n + m) memory.
+    over distinct pairs. Its expectation is 0 if both distributions agree; values around zero,
+    including negative ones, then show agreement. Needs O(n + m) memory.
 
     Args:
-        x: the first sample, at least 2 rows.
-        y: the second sample, at least 2 rows.
+        x: the first sample, (n, ...), at least 2 rows.
+        y: the second sample, (m, ...), at least 2 rows.
         bandwidth: b > 0, in the units of x; the `median_distance` of data is usual.
 
     Raises:
-        ValueError: for fewer rows, examples of two shapes, or a bandwidth out of range.
+        ValueError: for fewer rows, examples of different shapes, or a bandwidth that is not
+            positive.
 
     References:
         Gretton et al., A kernel two-sample test, JMLR 2012.
+
+    Examples:
+        Two points far apart: k = 1 within each sample and 0 across.
+
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x = np.zeros((5, 2))
+        >>> round(float(metrics.squared_mmd(x, x + 100, bandwidth=1.0)), 4)
+        2.0
     """
     check_positive("squared_mmd", bandwidth=bandwidth)
     x, y = paired_rows("squared_mmd", x, y, least=2)
@@ -50,12 +62,20 @@ def squared_mmd(x: Samples, y: Samples, *, bandwidth: float | Scalar) -> Scalar:
 
 
 def squared_mmd_with_error(x: Samples, y: Samples, *, bandwidth: float | Scalar) -> Estimate:
-    """`squared_mmd` and its standard error over samples of n and m independent rows.
+    """Returns `squared_mmd` and its standard error for n and m independent rows.
 
-    Takes the arguments of `squared_mmd`, with at least 4 rows each, and a third more time.
+    Takes the arguments of `squared_mmd`, but at least 4 rows each, and a third more time.
 
     References:
         Variances of U-statistics: Hoeffding, 1948; of this one: arXiv:1906.02104.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 200, 2))
+        >>> value, error = metrics.squared_mmd_with_error(x, y, bandwidth=1.0)
+        >>> bool(abs(value) < 5 * error)  # samples of one distribution
+        True
     """
     check_positive("squared_mmd_with_error", bandwidth=bandwidth)
     x, y = paired_rows("squared_mmd_with_error", x, y, least=4)
@@ -75,9 +95,9 @@ def squared_mmd_with_error(x: Samples, y: Samples, *, bandwidth: float | Scalar)
 
 
 def centered_square(sums: Float[Array, " n"], squares: Scalar) -> Scalar:
-    """E (h - h_1 - h_1' + E h)^2 without bias, from row sums of h and the sum of h^2.
+    """Unbiased estimate of E (h - h_1 - h_1' + E h)^2 from row sums of h and the sum of h^2.
 
-    Over n >= 4 distinct points, the diagonal counted as 0 (U-centring).
+    The sums are over n >= 4 distinct points, with 0 on the diagonal (U-centering).
 
     References:
         Szekely & Rizzo, arXiv:1310.2926.
@@ -88,7 +108,7 @@ def centered_square(sums: Float[Array, " n"], squares: Scalar) -> Scalar:
 
 
 def check_sample(name: str, x: Samples, *, least: int) -> None:
-    """Raise the ValueError of one sample that has too few rows, or is not of numbers."""
+    """Raises the ValueError for a sample that has too few rows or is not numeric."""
     check_numbers(name, x=x)
     if x.ndim < 1 or x.shape[0] < least:
         size = f"{x.shape[0]} rows" if x.ndim else "one number"
@@ -98,7 +118,7 @@ def check_sample(name: str, x: Samples, *, least: int) -> None:
 def paired_rows(
     name: str, x: Samples, y: Samples, *, least: int
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
-    """Both samples as rows of floats, or the ValueError of what cannot be compared."""
+    """Returns both samples as rows of floats, or raises the ValueError if they do not match."""
     check_numbers(name, x=x, y=y)
     if min(x.ndim, y.ndim) < 1:
         raise ValueError(
@@ -111,16 +131,16 @@ def paired_rows(
         raise ValueError(
             f"`{name}` got examples of shapes {x.shape[1:]} and {y.shape[1:]}: give one shape."
         )
-    width = math.prod(x.shape[1:])  # -1 is no number of 0 rows
+    width = math.prod(x.shape[1:])  # reshape cannot infer -1 from 0 rows
     left, right = narrowed(x.reshape(n, width), y.reshape(m, width))
     return left, right
 
 
 def _row_sums(a: Array, b: Array, bandwidth: float | Scalar) -> tuple[Array, Scalar]:
-    """Sums over b of h = k - 1, one for each row of a, and the sum of all h^2.
+    """Returns the sum over b of h = k - 1 for each row of a, and the sum of all h^2.
 
-    The 1 cancels in every use; without it a pair of a row with itself counts for exactly
-    nothing, and a wide kernel keeps its digits.
+    The 1 cancels wherever these sums are used. Subtracting it makes the pair of a row with
+    itself exactly 0, and keeps the digits of a wide kernel.
     """
 
     def row(point: Array) -> tuple[Scalar, Scalar]:

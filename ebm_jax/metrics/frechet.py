@@ -1,15 +1,18 @@
-"""Frechet distances between Gaussians fitted to features: FID, when they are Inception's.
+"""Frechet distances between Gaussians fitted to features: FID, when the features are Inception's.
 
     |mu_x - mu_y|^2 + tr C_x + tr C_y - 2 tr (C_x^1/2 C_y C_x^1/2)^1/2
 
-No square root of a matrix is needed. With any factors C_x = A^T A and C_y = B^T B the last
-trace is the sum of the singular values of A B^T, the square roots of the eigenvalues of a
-symmetric matrix. A is a Cholesky factor; the centered rows themselves over sqrt(n - 1) where
-there are no more of them than features, so that a singular covariance loses no digits to
-its zeros; and eigenvectors where a covariance of many rows is singular all the same.
+No matrix square root is needed. With any factors C_x = A^T A and C_y = B^T B, the last trace
+is the sum of the singular values of A B^T. They are computed as the square roots of the
+eigenvalues of a symmetric matrix. The factor A is one of three:
 
-The distance of two samples is biased upward by O(1/n): compare it with one at the same n
-only, and say n beside it; or take `infinite_frechet_distance`.
+- the Cholesky factor, if there are more rows than features;
+- the centered rows divided by sqrt(n - 1), if there are not: the covariance is then singular,
+  and this form loses no digits;
+- eigenvectors, if the Cholesky factorization fails.
+
+The distance between two samples is biased upward by O(1/n). Compare it only with distances at
+the same n, and report n; or use `infinite_frechet_distance`.
 """
 
 from typing import NamedTuple
@@ -26,38 +29,61 @@ from ebm_jax.types import Estimate, PRNGKey
 
 
 class _Gaussian(NamedTuple):
-    """A mean, and a factor of the covariance: C = factor^T factor."""
+    """A Gaussian as its mean and a factor of its covariance, C = factor^T factor."""
 
     mean: Float[ndarray, " d"]
     factor: Float[ndarray, "r d"]
 
 
 def frechet_distance(x: Features, y: Features) -> float:
-    """The Frechet distance between Gaussians fitted to two sets of features.
+    """Returns the Frechet distance between Gaussians fitted to two sets of features.
 
-    In float64, covariances with n - 1; singular covariances are welcome. Features that
-    come in a stream go through `moments` and `frechet_distance_of_moments`.
+    This is FID when the features are Inception's. It is the squared distance that the
+    literature reports. Computed in float64, with covariances normalized by n - 1, which may be
+    singular. For features that arrive in batches, use `moments` and
+    `frechet_distance_of_moments`.
 
     Args:
-        x: features of the first set, at least 2 rows.
-        y: features of the second set, at least 2 rows.
+        x: features of the first set, (n, d), at least 2 rows.
+        y: features of the second set, (m, d), at least 2 rows.
 
     Raises:
-        ValueError: for fewer rows, two widths, or features that are not finite.
+        ValueError: for fewer rows, sets of different widths, or features that are not finite.
 
     References:
         Dowson & Landau, The Frechet distance between multivariate normal
         distributions, 1982; with Inception features: arXiv:1706.08500.
+
+    Examples:
+        A shift by 3 in each of two dimensions gives |mu_x - mu_y|^2 = 18.
+
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+        >>> round(metrics.frechet_distance(x, x + 3), 4)
+        18.0
     """
     check_rows("frechet_distance", x, y, least=2)
     return _distance(_fitted("frechet_distance", x), _fitted("frechet_distance", y))
 
 
 def frechet_distance_of_moments(a: Moments, b: Moments) -> float:
-    """`frechet_distance` from the moments of both sets.
+    """Returns the Frechet distance (FID) between two sets whose moments are known.
+
+    Args:
+        a: mean and covariance of the first set of features.
+        b: mean and covariance of the second set.
 
     Raises:
-        ValueError: for moments of two widths.
+        ValueError: for moments of different widths.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> a = metrics.Moments(1000, np.zeros(3), np.eye(3))
+        >>> b = metrics.Moments(1000, np.zeros(3), 4 * np.eye(3))
+        >>> round(metrics.frechet_distance_of_moments(a, b), 4)  # d (2 - 1)^2
+        3.0
     """
     check_widths("frechet_distance_of_moments", a, b)
     return _distance(_factored(a), _factored(b))
@@ -71,31 +97,45 @@ def infinite_frechet_distance(
     num_sizes: int = 15,
     smallest: float = 0.1,
 ) -> Estimate:
-    """The Frechet distance that infinitely many rows would have, by a line in 1/n.
+    """FID infinity: extrapolates the Frechet distance to infinitely many rows.
 
-    FID at size n is FID at infinity + c / n + O(1/n^2). It is measured on random subsets
-    of `num_sizes` sizes, evenly from `smallest` of the rows to all of them, and the least
-    squares line is read off at 1/n = 0. Features on both sides shrink by the same share,
-    so that the bias of both goes; moments of a reference set stay as they are.
+    FID at size n is FID at infinity + c / n + O(1/n^2). The distance is measured on random
+    subsets of `num_sizes` sizes, evenly spaced from the share `smallest` of the rows to all of
+    them. The result is the value at 1/n = 0 of a least-squares line. Features on both sides are
+    cut to the same share, which removes the bias of both; moments of a reference set are used
+    as they are.
 
     Args:
         key: PRNG key of the subsets.
-        x: features of the samples.
-        y: features of the reference set, or its moments.
-        num_sizes: points of the line, at least 3.
-        smallest: the smallest subset, as a share of the rows. The line holds where that
-            is several times as many rows as features.
+        x: features of the samples, (n, d).
+        y: features of the reference set, (m, d), or its moments.
+        num_sizes: number of points on the line, at least 3.
+        smallest: size of the smallest subset, as a share of the rows. The line fits well if
+            the smallest subset has several times as many rows as there are features.
 
     Returns:
-        The value at infinity, and its standard error by the scatter of the points about
-        the line: subsets share rows, so that what other samples would change is not in it.
+        The value at infinity and its standard error. The error comes from the scatter of the
+        points about the line; since the subsets share rows, it does not include the variation
+        between samples.
 
     Raises:
-        ValueError: for what `frechet_distance` refuses, subsets below 2 rows, or too few
-            sizes.
+        ValueError: for arguments that `frechet_distance` rejects, subsets below 2 rows, or
+            fewer than 3 sizes.
 
     References:
         Chong & Forsyth, arXiv:1911.07023.
+
+    Examples:
+        Two samples of one distribution: the distance at n = 500 is biased upward, the
+        extrapolated one is near 0.
+
+        >>> import jax
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 500, 8))
+        >>> value, error = metrics.infinite_frechet_distance(jax.random.key(0), x, y)
+        >>> abs(value) < metrics.frechet_distance(x, y)
+        True
     """
     name = "infinite_frechet_distance"
     sets = (x,) if isinstance(y, Moments) else (x, y)
@@ -118,6 +158,7 @@ def infinite_frechet_distance(
 
 
 def _fitted(name: str, features: Features) -> _Gaussian:
+    """Returns the Gaussian of these features, in float64."""
     n, d = features.shape
     if n > d:
         return _factored(moments_for(name, features))
@@ -132,7 +173,7 @@ def _fitted(name: str, features: Features) -> _Gaussian:
 def _fitted_subset(
     name: str, rng: np.random.Generator, features: Features, share: float
 ) -> _Gaussian:
-    """Of a random share of the rows, which are never copied all at once."""
+    """Returns the Gaussian of a random share of the rows, without copying them all at once."""
     n, d = features.shape
     index = rng.permutation(n)[: round(share * n)]
     if len(index) <= d:
@@ -142,7 +183,7 @@ def _fitted_subset(
 
 
 def _factored(moments: Moments) -> _Gaussian:
-    """By Cholesky; by eigenvectors, without those of eigenvalue 0, if that breaks down."""
+    """Factors a covariance by Cholesky, or by its nonzero eigenvalues if that fails."""
     try:
         factor = scipy.linalg.cholesky(moments.covariance, check_finite=False)
     except np.linalg.LinAlgError:
@@ -161,7 +202,7 @@ def _distance(x: _Gaussian, y: _Gaussian) -> float:
 
 
 def _intercept(x: Float[ndarray, " k"], y: Float[ndarray, " k"]) -> Estimate:
-    """Where the least squares line through the points crosses x = 0."""
+    """Returns the value at x = 0 of the least-squares line through the points."""
     spread = np.sum((x - x.mean()) ** 2)
     slope = np.sum((x - x.mean()) * (y - y.mean())) / spread
     value = y.mean() - slope * x.mean()
