@@ -23,7 +23,7 @@ def _idx_examples(num_examples: int, data_path: str, label_path: str) -> Example
 
 
 def _cifar_examples(split_prefix: str, filepaths: Iterator[str]) -> Examples:
-    """Yields the examples of CIFAR-10 files: per image a label byte and 3072 bytes of RGB planes."""
+    """Yields the examples of CIFAR-10 files: a label byte, then RGB planes, per image."""
     index = 0
     for path in filepaths:
         for record in np.fromfile(path, np.uint8).reshape(-1, 3073):

@@ -56,8 +56,8 @@ def mirror(key: PRNGKey, image: Shaped[Array | np.ndarray, "h w c"]) -> Shaped[A
         >>> import jax, jax.numpy as jnp
         >>> from ebm_jax import data
         >>> image = jnp.arange(3.0).reshape(1, 3, 1)
-        >>> seen = {tuple(data.mirror(jax.random.key(i), image).ravel().tolist()) for i in range(20)}
-        >>> sorted(seen)
+        >>> seen = [data.mirror(jax.random.key(i), image) for i in range(20)]
+        >>> sorted({tuple(flipped.ravel().tolist()) for flipped in seen})
         [(0.0, 1.0, 2.0), (2.0, 1.0, 0.0)]
     """
     image = jnp.asarray(image)
