@@ -1,20 +1,21 @@
-"""How much chains tell: mixing across chains, and independent draws they are worth.
+"""MCMC convergence diagnostics: R-hat, effective sample size (ESS) and autocorrelation time.
 
-Draws of m chains of n steps, one number each (arrays: entry by entry); every chain is
-split in halves first, so that a drift looks like chains that disagree:
+Draws are m chains of n steps, one number each (arrays are treated entry by entry). Every chain
+is first split in halves, so that a drift shows as chains that disagree:
 
     W = mean of the halves' variances,  B = variance of their means
-    V = (n - 1) / n W + B                           a variance from above, W one from below
+    V = (n - 1) / n W + B                           V overestimates the variance, W underestimates
     R-hat = sqrt(V / W)                             1 when chains have forgotten their starts
     rho_t = 1 - (W - mean autocovariance at lag t) / V
     tau = 1 + 2 sum_t rho_t,   ESS = m n / tau      variance of the mean: V / ESS
 
-with the sum cut by Geyer's initial monotone positive sequence: pairs rho_2t + rho_2t+1 are
-positive and fall for a reversible chain, so that what does not is noise. The cut costs tau
-about .03 in a few thousand draws: little, unless tau itself is as small (rho_1 near -1).
+Geyer's initial monotone positive sequence truncates the sum: for a reversible chain, the pairs
+rho_2t + rho_2t+1 are positive and decreasing, so pairs that are not are noise. The truncation
+changes tau by about .03 in a few thousand draws, which matters only if tau itself is that small
+(rho_1 near -1).
 
-Chains that never move are not passed over: all at one value, both figures are nan; at
-values of their own, R-hat is infinite and every chain is worth one draw. A nan among the
+Chains that never move are not ignored. If all are at one value, R-hat and ESS are nan; if they
+are at different values, R-hat is infinite and every chain counts as one draw. A nan among the
 draws gives nan.
 
 References:
@@ -33,36 +34,60 @@ from jaxtyping import Array, Float, Shaped
 from ebm_jax._precision import check_numbers, narrowed
 
 Draws = Shaped[np.ndarray, "_ _ ..."] | Shaped[Array, "_ _ ..."]  # (chains, steps, ...)
-Each = Float[Array, "..."]  # a number for every entry
+Each = Float[Array, "..."]  # one number per entry
 
 
 def split_r_hat(draws: Draws) -> Each:
-    """R-hat of split chains: 1 where they agree, above 1 where they do not.
+    """Returns R-hat of split chains: 1 if they agree, above 1 if they do not.
 
-    For independent draws it is about 1; below 1.01 is the usual demand. It compares
-    means: for laws without a variance take `rank_r_hat`.
+    It is about 1 for independent draws, and values below 1.01 are usually required. It compares
+    means: for distributions without a variance use `rank_r_hat`.
 
     Args:
-        draws: at least 4 steps of one chain or more, burn-in left out.
+        draws: (chains, steps, ...), at least 1 chain of 4 steps, without burn-in.
+
+    Returns:
+        One value per entry, of shape (...).
 
     Raises:
         ValueError: for draws of another shape or fewer steps.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import metrics
+        >>> draws = jax.random.normal(jax.random.key(0), (4, 1000))
+        >>> bool(metrics.split_r_hat(draws) < 1.01)
+        True
+        >>> apart = draws + 5 * jnp.arange(4.0)[:, None]  # each chain in a mode of its own
+        >>> bool(metrics.split_r_hat(apart) > 2)
+        True
     """
     return _r_hat(_halves("split_r_hat", draws))
 
 
 def rank_r_hat(draws: Draws) -> Each:
-    """R-hat of split chains on normal scores: it sees heavy tails, and scales that differ.
+    """Returns rank-normalized R-hat, which also detects heavy tails and different scales.
 
-    The larger of two: `split_r_hat` of z = Phi^-1((rank - 3/8) / (m n + 1/4)), and of
-    the same for |x - median|, which chains of one mean and unlike scales do not pass.
-    Ties share their mean rank.
+    It is the larger of two values: `split_r_hat` of z = Phi^-1((rank - 3/8) / (m n + 1/4)), and
+    the same for |x - median|, which detects chains of equal means and different scales. Tied
+    draws get their mean rank.
 
     Args:
-        draws: at least 4 steps of one chain or more, burn-in left out.
+        draws: (chains, steps, ...), at least 1 chain of 4 steps, without burn-in.
+
+    Returns:
+        One value per entry, of shape (...).
 
     Raises:
         ValueError: for draws of another shape or fewer steps.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import metrics
+        >>> draws = jax.random.normal(jax.random.key(0), (2, 1000))
+        >>> scaled = draws * jnp.array([[1.0], [10.0]])  # equal means, different scales
+        >>> bool(metrics.split_r_hat(scaled) < 1.05), bool(metrics.rank_r_hat(scaled) > 1.2)
+        (True, True)
     """
     halves = _halves("rank_r_hat", draws)
     folded = jnp.abs(halves - jnp.median(halves, (0, 1), keepdims=True))
@@ -70,41 +95,61 @@ def rank_r_hat(draws: Draws) -> Each:
 
 
 def effective_sample_size(draws: Draws) -> Each:
-    """The number of independent draws whose mean is as exact as that of these.
+    """Returns the number of independent draws whose mean has the same error as that of these.
 
-    For an autoregression x' = rho x + noise it is m n (1 - rho) / (1 + rho): above m n
-    for negative rho, where no more than m n log10(m n) is claimed (arXiv:1903.08008).
+    For an autoregression x' = rho x + noise it is m n (1 - rho) / (1 + rho). That is above m n
+    for negative rho; the estimate is capped at m n log10(m n) (arXiv:1903.08008).
 
     Args:
-        draws: at least 4 steps of one chain or more, burn-in left out.
+        draws: (chains, steps, ...), at least 1 chain of 4 steps, without burn-in.
 
     Returns:
-        ESS for every entry; means have the standard error sqrt(variance / ESS).
+        ESS per entry, of shape (...). A mean over draws has the standard error
+        sqrt(variance / ESS).
 
     Raises:
         ValueError: for draws of another shape or fewer steps.
+
+    Examples:
+        Repeating every draw ten times adds no information.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import metrics
+        >>> draws = jnp.repeat(jax.random.normal(jax.random.key(0), (4, 1000)), 10, axis=1)
+        >>> draws.size, bool(3000 < metrics.effective_sample_size(draws) < 5000)
+        (40000, True)
     """
     tau = _geyer("effective_sample_size", draws)
     return float(draws.shape[0] * draws.shape[1]) / tau
 
 
 def integrated_autocorrelation(draws: Draws) -> Each:
-    """tau = 1 + 2 sum_t rho_t: the steps that one independent draw costs.
+    """Returns the autocorrelation time tau = 1 + 2 sum_t rho_t: steps per independent draw.
 
-    (1 + rho) / (1 - rho) for an autoregression with coefficient rho, 1 for independent
-    draws, and m n / `effective_sample_size` always.
+    It is 1 for independent draws, (1 + rho) / (1 - rho) for an autoregression with coefficient
+    rho, and always m n / `effective_sample_size`.
 
     Args:
-        draws: at least 4 steps of one chain or more, burn-in left out.
+        draws: (chains, steps, ...), at least 1 chain of 4 steps, without burn-in.
+
+    Returns:
+        tau per entry, of shape (...).
 
     Raises:
         ValueError: for draws of another shape or fewer steps.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import metrics
+        >>> draws = jnp.repeat(jax.random.normal(jax.random.key(0), (4, 1000)), 10, axis=1)
+        >>> bool(8 < metrics.integrated_autocorrelation(draws) < 12)
+        True
     """
     return _geyer("integrated_autocorrelation", draws)
 
 
 def _halves(name: str, draws: Draws) -> Array:
-    """First and second halves as chains of their own; the middle one of odd steps is left out."""
+    """Returns both halves of each chain as chains; an odd number of steps drops the middle one."""
     if draws.ndim < 2 or draws.shape[0] < 1 or draws.shape[1] < 4:
         raise ValueError(
             f"`{name}` got draws of shape {draws.shape}: "
@@ -118,7 +163,7 @@ def _halves(name: str, draws: Draws) -> Array:
 
 
 def _variances(x: Array) -> tuple[Array, Array, Array]:
-    """W, B and the draws about their chain's mean, exactly 0 in a chain that never moves."""
+    """Returns W, B and the draws minus their chain's mean (exactly 0 if a chain never moves)."""
     start = x[:, :1]
     moved = x - start
     mean = jnp.mean(moved, 1, keepdims=True)
@@ -135,7 +180,7 @@ def _r_hat(x: Array) -> Array:
 
 
 def _geyer(name: str, draws: Draws) -> Array:
-    """tau by the initial monotone positive sequence, no less than 1 / log10(m n)."""
+    """Returns tau by the initial monotone positive sequence, at least 1 / log10(m n)."""
     halves = _halves(name, draws)
     n = halves.shape[1]
     within, between, centered = _variances(halves)
@@ -148,7 +193,7 @@ def _geyer(name: str, draws: Draws) -> Array:
 
 
 def _autocovariance(centered: Array) -> Array:
-    """sum_i x_i x_{i + t} / n at every lag t of axis 1, by the Wiener-Khinchin theorem."""
+    """Returns sum_i x_i x_{i + t} / n at every lag t of axis 1, by the Wiener-Khinchin theorem."""
     n = centered.shape[1]
     spectrum = jnp.abs(jnp.fft.rfft(centered, 2 * n, axis=1)) ** 2
     return jnp.fft.irfft(spectrum, 2 * n, axis=1)[:, :n] / n

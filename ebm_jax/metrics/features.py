@@ -1,7 +1,7 @@
-"""What figures of features take: rows of numbers, from Inception or any other function.
+"""Checks of features: tables of numbers from Inception or any other function.
 
-Features come in float32 by the hundred megabytes; whatever needs float64 converts them
-block by block and never holds a second copy.
+Float32 features can take hundreds of megabytes. Functions that need float64 convert them block
+by block and never hold a second copy.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from numpy import ndarray
 
 from ebm_jax._precision import check_numbers
 
-# (rows, features), of any two sizes and any type of number, of NumPy or JAX: what sets must
-# share is checked with a sentence.
+# (rows, features) of any numeric dtype, NumPy or JAX. The sizes are unnamed because
+# `check_rows` compares widths itself, with a readable message.
 Features = Shaped[ndarray, "_ _"] | Shaped[Array, "_ _"]
 
 
 def check_rows(name: str, *sets: Features, least: int, what: str = "features") -> None:
-    """Raise the ValueError of sets of features with too few rows, or of two widths."""
+    """Raises the ValueError for sets with too few rows, or of different widths."""
     for features in sets:
         check_numbers(name, **{what: features})
         if features.ndim != 2 or features.shape[0] < least:
@@ -33,7 +33,7 @@ def check_rows(name: str, *sets: Features, least: int, what: str = "features") -
 
 
 def check_finite(name: str, sums: Float[ndarray, "..."], what: str = "features") -> None:
-    """Raise the ValueError of features that are not finite, seen in sums over all of them."""
+    """Raises the ValueError for features that are not finite, given sums over all of them."""
     if not np.isfinite(sums).all():
         raise ValueError(
             f"`{name}` got {what} that are not finite: "

@@ -1,6 +1,6 @@
-"""Figures that say how the training of an energy fares, for people to watch.
+"""Diagnostics to watch while an energy trains.
 
-The value of a contrastive loss is no sign of convergence; these are signs of trouble.
+The value of a contrastive loss says nothing about convergence; these metrics show trouble.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,12 @@ class Health(NamedTuple):
     """Means over a batch of data and a batch of the model's samples.
 
     Attributes:
-        energy_gap: E(samples) - E(data); 0 when the samples have the law of the data,
-            far from it when the chains do not follow the energy.
-        energy_size: |E| over both; growth without end means that nothing holds E.
-        gradient_norm: |grad E| at the samples, of the order of sqrt(d) / scale of the data.
-        saturation: share of the samples' entries at or beyond the box; near that of data.
+        energy_gap: mean E(samples) - mean E(data). It is 0 if the samples have the distribution
+            of the data, and far from 0 if the chains do not follow the energy.
+        energy_size: mean |E| over both batches. Unbounded growth means that nothing regularizes E.
+        gradient_norm: mean |grad E| at the samples, of the order of sqrt(d) / scale of the data.
+        saturation: share of the samples' entries at or outside the bounds of the box. It should
+            be near that of the data.
     """
 
     energy_gap: Scalar
@@ -38,18 +39,27 @@ def energy_health(
     low: float = -1.0,
     high: float = 1.0,
 ) -> Health:
-    """The figures of `Health` for one energy.
+    """Returns the diagnostics of `Health` for one energy.
 
     Args:
         energy_fn: E(x), a scalar for one example.
-        x_data: examples of the data, at least 1.
-        x_model: samples of the model, at least 1.
-        low: lower side of the box that samples are clipped to.
-        high: its upper side.
+        x_data: data, (n, ...), at least 1 row.
+        x_model: samples of the model, (m, ...), at least 1 row.
+        low: lower bound of the box that samples are clipped to.
+        high: upper bound of that box.
 
     Raises:
-        ValueError: for an empty batch or an empty box, examples of two shapes, or an energy
-            that is no float scalar.
+        ValueError: for an empty batch, low >= high, examples of different shapes, or an energy
+            that is not a float scalar.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import metrics
+        >>> energy_fn = lambda x: 0.5 * jnp.sum(x**2)
+        >>> x_data, x_model = jnp.zeros((4, 2)), jnp.ones((4, 2))
+        >>> health = metrics.energy_health(energy_fn, x_data, x_model)
+        >>> float(health.energy_gap), float(health.saturation)
+        (1.0, 1.0)
     """
     check_numbers("energy_health", x_data=x_data, x_model=x_model)
     x_data, x_model = widened(x_data), widened(x_model)

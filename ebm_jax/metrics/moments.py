@@ -1,12 +1,12 @@
-"""Mean and covariance of features in one pass, in float64, however the stream is cut.
+"""Mean and covariance of features in one pass, in float64.
 
 Blocks are centered before they are squared, and merged by
 
     n = n_a + n_b,  delta = m_b - m_a,  m = m_a + delta n_b / n
     S = S_a + S_b + delta delta^T n_a n_b / n,   C = S / (n - 1)
 
-so that features far from 0 lose no digits. A stream is regrouped into blocks of a fixed
-size first: the same rows in the same order give the same bits, cut as they may be.
+so features far from 0 lose no digits. A stream is first regrouped into blocks of a fixed size:
+the same rows in the same order give the same bits, whatever batches they come in.
 
 References:
     Chan, Golub & LeVeque, Updating formulae and a pairwise algorithm for computing
@@ -31,9 +31,9 @@ class Moments(NamedTuple):
     """Mean and covariance of a set of features, both in float64.
 
     Attributes:
-        n: rows that they were taken from; None where a file does not say.
-        mean: over rows.
-        covariance: with n - 1.
+        n: number of rows; None if the file that the moments come from does not record it.
+        mean: mean over rows, (d,).
+        covariance: covariance normalized by n - 1, (d, d).
     """
 
     n: int | None
@@ -42,20 +42,28 @@ class Moments(NamedTuple):
 
 
 def moments(features: Features | Iterable[Features]) -> Moments:
-    """The moments of features, given whole or as batches that need not be kept.
+    """Returns the moments of features, given as one array or as batches that need not be kept.
 
     Args:
         features: (n, d), or an iterable of (n_i, d) such as a generator over images.
 
     Raises:
-        ValueError: for fewer than 2 rows in all, batches of several widths, or features
+        ValueError: for fewer than 2 rows in all, batches of different widths, or features
             that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x = np.random.default_rng(0).normal(size=(1000, 3))
+        >>> n, mean, covariance = metrics.moments(x[i : i + 100] for i in range(0, 1000, 100))
+        >>> n, bool(np.allclose(covariance, np.cov(x.T)))
+        (1000, True)
     """
     return moments_for("moments", features)
 
 
 def moments_for(name: str, features: Features | Iterable[Features]) -> Moments:
-    """`moments`, with errors that name the function that was called."""
+    """Returns `moments`; errors name the function `name`, which the user called."""
     batches = (features,) if isinstance(features, ndarray | jax.Array) else features
     n, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
     for block in _regrouped(name, batches):
@@ -78,10 +86,22 @@ def moments_for(name: str, features: Features | Iterable[Features]) -> Moments:
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """The moments of both sets together, as if their rows had come in one stream.
+    """Returns the moments of two sets together, as if their rows had come in one stream.
+
+    Args:
+        a: moments of the first set.
+        b: moments of the second set.
 
     Raises:
         ValueError: if the size of one is unknown, or their widths differ.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 50, 3))
+        >>> both = metrics.merge_moments(metrics.moments(x), metrics.moments(y))
+        >>> both.n, bool(np.allclose(both.covariance, np.cov(np.concatenate([x, y]).T)))
+        (100, True)
     """
     if a.n is None or b.n is None:
         raise ValueError(f"`merge_moments` got n={a.n} and n={b.n}: both must be known.")
@@ -93,7 +113,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
 
 def check_widths(name: str, a: Moments, b: Moments) -> None:
-    """Raise the ValueError of moments of features of two widths."""
+    """Raises the ValueError for moments of different widths."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(
             f"`{name}` got moments of {a.mean.size} and of {b.mean.size} features: "
@@ -102,9 +122,10 @@ def check_widths(name: str, a: Moments, b: Moments) -> None:
 
 
 def _regrouped(name: str, batches: Iterable[Features]) -> Iterator[Float[ndarray, "m d"]]:
-    """The rows of all batches in float64, in blocks of BLOCK; the last one may be shorter.
+    """Yields the rows of all batches in float64, in blocks of BLOCK; the last may be shorter.
 
-    Behind every block comes one free row. Both are the caller's until the next is asked for.
+    Each block has one spare row at its end. The caller may overwrite the block until it asks for
+    the next.
     """
     buffer, filled = np.zeros((0, 0)), 0
     for batch in batches:

@@ -1,14 +1,14 @@
-"""Moments of features on disk, with the protocol that they were taken by.
+"""FID statistics on disk: moments of features with the protocol that produced them.
 
-A Frechet distance between features of two networks, two resizes or two roundings of pixels
-is a number without a meaning, and nothing in it shows. So the file says:
+A Frechet distance between features of different networks, resizes or roundings of pixels is
+meaningless, and its value does not show it. So the file records:
 
-    mu, sigma    mean and covariance (with n - 1), the names that most such files have
-    n            rows that they were taken from
-    protocol     JSON: what the features are, such as network, checksum, resize, rounding
+    mu, sigma    mean and covariance (with n - 1), under the names that most such files use
+    n            number of rows
+    protocol     JSON that describes the features: network, checksum, resize, rounding, ...
 
-Files of other packages with mu and sigma alone, or with all features under pool_3, are read
-too; what they do not say is None, with a warning.
+Files of other packages that hold only mu and sigma, or all features under pool_3, are read too.
+What they do not record is None, with a warning.
 """
 
 import json
@@ -28,16 +28,17 @@ from ebm_jax.metrics.frechet import frechet_distance_of_moments
 from ebm_jax.metrics.moments import Moments, moments_for
 
 _EXPECTED = "an .npz with mu and sigma, or with features under pool_3"
-_ROUND_OFF = 1e-5  # of a covariance in float32, relative to its largest entry or its trace
+_ROUND_OFF = 1e-5  # of a float32 covariance, relative to its largest entry or its trace
 Protocol = Mapping[str, str | int | float | bool | None]
 
 
 class Statistics(NamedTuple):
-    """Moments, and what their features are.
+    """Moments of features, with a description of the features.
 
     Attributes:
-        moments: n is None where the file does not say.
-        protocol: None where the file does not say; if you know it, `_replace` it.
+        moments: moments of the features; their n is None if the file does not record it.
+        protocol: description of the features, or None if the file does not record it. If you
+            know it, set it with `_replace`.
     """
 
     moments: Moments
@@ -45,15 +46,25 @@ class Statistics(NamedTuple):
 
 
 def save_statistics(path: str | Path, moments: Moments, protocol: Protocol) -> None:
-    """Write moments and their protocol to an .npz file.
+    """Writes moments and their protocol to an .npz file.
 
     Args:
-        path: the file, with its ending .npz.
-        moments: of one set of features.
-        protocol: what another must do to get features that may be compared with these.
+        path: the file, with the extension .npz.
+        moments: moments of one set of features.
+        protocol: everything that somebody needs to compute comparable features.
 
     Raises:
-        ValueError: for another ending, moments of unknown size, or an empty protocol.
+        ValueError: for another extension, moments of unknown size, or an empty protocol.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> moments = metrics.moments(np.random.default_rng(0).normal(size=(10, 2)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     metrics.save_statistics(f"{folder}/cats.npz", moments, {"network": "mine"})
+        ...     metrics.load_statistics(f"{folder}/cats.npz").protocol
+        {'network': 'mine'}
     """
     if Path(path).suffix != ".npz":
         raise ValueError(f"`save_statistics` got the path {path}: end it in .npz.")
@@ -67,13 +78,17 @@ def save_statistics(path: str | Path, moments: Moments, protocol: Protocol) -> N
 
 
 def load_statistics(path: str | Path) -> Statistics:
-    """Read what `save_statistics` wrote, or a file of another package.
+    """Reads statistics from a file of `save_statistics` or of another package.
 
-    Sizes are compared with the memory that is free before anything is read.
+    The sizes are compared with the free memory before anything is read.
+
+    Args:
+        path: an .npz file with mu and sigma, or with features under pool_3.
 
     Raises:
-        DataError: for a file that is damaged or has no mu and sigma, where they do not fit
-            together, or where sigma is no covariance: symmetric, without negative eigenvalues.
+        DataError: for a file that is damaged, has neither mu and sigma nor pool_3, or whose mu
+            and sigma do not fit together; or if sigma is not symmetric and positive
+            semidefinite, up to round-off.
     """
     path = Path(path)
     with reading(path, _EXPECTED, "give another file or save it again"):
@@ -96,12 +111,17 @@ def load_statistics(path: str | Path) -> Statistics:
 
 
 def frechet_distance_of_statistics(a: Statistics, b: Statistics) -> float:
-    """`frechet_distance_of_moments`, unless the protocols are known to differ.
+    """Returns the Frechet distance (FID) of two statistics, and refuses different protocols.
 
-    A protocol that is not known is taken on trust: `load_statistics` has warned of it.
+    An unknown protocol is trusted, since `load_statistics` has warned about it.
+
+    Args:
+        a: statistics of the first set.
+        b: statistics of the second set.
 
     Raises:
-        ValueError: for two protocols, with the entries in which they differ.
+        ValueError: for different protocols (the message lists the entries that differ), or
+            moments of different widths.
     """
     if a.protocol is not None and b.protocol is not None and a.protocol != b.protocol:
         names = sorted({*a.protocol, *b.protocol})
@@ -115,7 +135,7 @@ def frechet_distance_of_statistics(a: Statistics, b: Statistics) -> float:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Those arrays that `load_statistics` knows, after their headers."""
+    """Returns the arrays that `load_statistics` knows, after a check of their headers."""
     with zipfile.ZipFile(path) as archive:
         headers = read_headers(archive, path)
         names = ["pool_3"] if "pool_3" in headers else ["mu", "sigma"]
@@ -127,7 +147,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise wrong(found, "real numbers", "save it again")
         names += [name for name in ("n", "protocol") if name in headers]
         sizes = [math.prod(headers[name].shape) * headers[name].dtype.itemsize for name in names]
-        check_fits(path, 3 * sum(sizes))  # as they are, in float64, and to be checked
+        check_fits(path, 3 * sum(sizes))  # as stored, in float64, and a copy for the checks
         return {name: read_array(archive, name) for name in names}
 
 
@@ -166,8 +186,8 @@ def _check_moments(path: Path, moments: Moments) -> None:
 
 
 def _is_positive(covariance: np.ndarray, trace: float) -> bool:
-    """Whether no eigenvalue is below -_ROUND_OFF of their sum, by a Cholesky factor."""
-    shift = _ROUND_OFF * trace + np.finfo(np.float64).tiny  # so that zero is a covariance
+    """Returns True if no eigenvalue is below -_ROUND_OFF times their sum, by Cholesky."""
+    shift = _ROUND_OFF * trace + np.finfo(np.float64).tiny  # accepts the zero matrix
     try:
         np.linalg.cholesky(covariance + shift * np.eye(len(covariance)))
     except np.linalg.LinAlgError:

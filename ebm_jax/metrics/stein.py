@@ -1,10 +1,10 @@
-"""The kernel Stein discrepancy: how far a sample is from a law known by its score alone.
+"""Kernel Stein discrepancy (KSD) between a sample and a distribution known by its score.
 
-For a radial kernel k(x, y) = f(|x - y|^2), with u = x - y,
+For a radial kernel k(x, y) = f(|x - y|^2), with u = x - y and s = grad log p,
 
     h(x, y) = (s(x) . s(y)) f + 2 f' u . (s(y) - s(x)) - 2 d f' - 4 |u|^2 f''
 
-has mean zero over y ~ p for every x, s = grad log p: no normalizer, no samples of p.
+has mean zero over y ~ p for every x. It needs neither a normalizer nor samples of p.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,15 @@ from ebm_jax.types import Estimate, Scalar, ScoreFn
 
 
 def inverse_multiquadric(squared_distance: Scalar) -> Scalar:
-    """(1 + r^2)^(-1/2): its slow tails see a sample that misses mass far away."""
+    """Inverse multiquadric kernel (1 + r^2)^(-1/2) of r^2.
+
+    Its slow decay detects a sample that misses mass far away.
+    """
     return jax.lax.rsqrt(1 + squared_distance)
 
 
 def squared_exponential(squared_distance: Scalar) -> Scalar:
-    """exp(-r^2 / 2), the Gaussian kernel: blind to what is far from every other row."""
+    """Gaussian kernel exp(-r^2 / 2) of r^2; blind to rows that are far from all others."""
     return jnp.exp(-squared_distance / 2)
 
 
@@ -36,30 +39,40 @@ def squared_stein_discrepancy(
     bandwidth: float | Scalar,
     kernel: Callable[[Scalar], Scalar] = inverse_multiquadric,
 ) -> Estimate:
-    """The squared kernel Stein discrepancy of a sample from the law with this score.
+    """Returns the squared kernel Stein discrepancy (KSD) of a sample from the score of p.
 
         KSD^2 = E h(x, x') over distinct pairs of rows
 
-    The U-statistic, unbiased: 0 in the mean when the rows come from p, and then values
-    below it are as likely as above. The V-statistic, never negative and biased upward,
-    adds the pairs of a row with itself. Like everything that sees a law through its score
-    it hardly notices wrong weights of separated modes. In O(n) memory.
+    This is the unbiased U-statistic: its expectation is 0 if the rows come from p, and it is then
+    as likely to be negative as positive. (The V-statistic, which is never negative and is biased
+    upward, adds the pair of each row with itself.) Like every metric that knows p only by its
+    score, it hardly detects wrong weights of separated modes. Needs O(n) memory.
 
     Args:
         score_fn: s(x) = grad log p(x) of one example, of the shape of x.
-        x: the sample, at least 4 rows.
+        x: the sample, (n, ...), at least 4 rows.
         bandwidth: b > 0, in the units of x, often `median_distance`.
         kernel: f, a smooth function of |x - y|^2 / b^2.
 
     Returns:
-        The estimate and its standard error over samples of n independent rows.
+        The estimate and its standard error for n independent rows.
 
     Raises:
-        ValueError: for fewer rows, a bandwidth out of range, or a score of another shape.
+        ValueError: for fewer rows, a bandwidth that is not positive, or a score of another
+            shape.
 
     References:
         Liu et al., arXiv:1602.03253; the inverse multiquadric: Gorham & Mackey,
-        arXiv:1703.01717; what modes far apart hide: arXiv:1805.09737.
+        arXiv:1703.01717; separated modes: arXiv:1805.09737.
+
+    Examples:
+        >>> import jax
+        >>> from ebm_jax import metrics
+        >>> x = jax.random.normal(jax.random.key(0), (200, 2))
+        >>> right = metrics.squared_stein_discrepancy(lambda x: -x, x, bandwidth=1.0)
+        >>> wrong = metrics.squared_stein_discrepancy(lambda x: 1 - x, x, bandwidth=1.0)
+        >>> bool(abs(right.value) < 5 * right.standard_error), bool(wrong.value > 0.5)
+        (True, True)
     """
     name = "squared_stein_discrepancy"
     check_positive(name, bandwidth=bandwidth)
@@ -78,7 +91,7 @@ def squared_stein_discrepancy(
 def _stein_sums(
     scores: Array, rows: Array, bandwidth: float | Scalar, kernel: Callable[[Scalar], Scalar]
 ) -> tuple[Array, Scalar]:
-    """Sums of h over the other rows, one for each row, and the sum of all h^2."""
+    """Returns the sum of h over the other rows for each row, and the sum of all h^2."""
     n, d = rows.shape
     slope = jax.grad(kernel)
 
