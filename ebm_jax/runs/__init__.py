@@ -1,7 +1,7 @@
-"""Runs: what a run keeps, and the models that outlive it.
+"""Run folders, and the trained models that outlive their runs.
 
-`load` and `Model` need nothing but the library itself; what shows something to people, the
-command line and the page, needs the extra `experiments`.
+`load`, `save_model` and `Model` need only the library itself. The command line and the report
+pages need the extra `experiments`.
 """
 
 from ebm_jax.runs.models import Model, ModelError, load, save_model

@@ -1,4 +1,4 @@
-"""An experiment as a command: flags from the signature of its `main`, failures in a sentence."""
+"""Runs an experiment as a command, with flags from the signature of its `main`."""
 
 import dataclasses
 import signal
@@ -42,8 +42,8 @@ def command(main: Main, argv: Sequence[str] | None = None) -> None:
     Every experiment also has --out, its folder, and the flags of `Machine`.
 
     Args:
-        main: a function of a `Run` and of keywords with defaults, which are the flags; its
-            docstring is their help.
+        main: a function of a `Run` and of keyword arguments with defaults, which are the flags.
+            Its docstring is their help.
         argv: the command line without the program; that of the process by default.
     """
     with ended_by_a_sentence():
@@ -53,11 +53,11 @@ def command(main: Main, argv: Sequence[str] | None = None) -> None:
 
 
 def tool(main: Main, argv: Sequence[str] | None = None) -> None:
-    """Runs a command that is no run: the flags are all parameters of `main`.
+    """Runs a command that creates no run folder; its flags are all parameters of `main`.
 
     Args:
-        main: a function of flags; those annotated as `tyro.conf.Positional` are given without
-            a name. Its docstring is their help.
+        main: a function of the flags. Parameters annotated as `tyro.conf.Positional` are given
+            without a name. Its docstring is their help.
         argv: the command line without the program; that of the process by default.
     """
 
@@ -80,7 +80,7 @@ def start(main: Main, out: str = "", machine: Machine = ALONE, **options: Any) -
         options: the experiment's flags.
 
     Returns:
-        The run, finished.
+        The finished run.
     """
     flags = {p.name: p.default for p in _flags(main)} | options
     machine.start()
@@ -97,24 +97,24 @@ def start(main: Main, out: str = "", machine: Machine = ALONE, **options: Any) -
 
 @contextmanager
 def ended_by_a_sentence() -> Iterator[None]:
-    """Ends the program with one sentence, and the right status, whatever happens inside."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set so for the time of imports
+    """Ends the program with a one-sentence message and an exit status on an error or a signal."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set during imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     except Stopped as stop:
-        end(str(stop), 143)  # as of a process that SIGTERM killed
+        end(str(stop), 143)  # the status of a process killed by SIGTERM
     except KeyboardInterrupt:
         end_by_sigint(f"\nstopped: {RESUME} from the last checkpoint")
     except BrokenPipeError:
-        end_silently(141)  # as of a process that SIGPIPE killed
+        end_silently(141)  # the status of a process killed by SIGPIPE
     except (
         RunError, DataError, CheckpointError, JoinError, ModelError, TrainingDiverged
     ) as error:  # fmt: skip
         give_up()
         end(f"error: {error}")
-    except OSError as error:  # a full or failing disk, wherever it shows
+    except OSError as error:  # a full or failing disk
         give_up()
         end(f"error: {type(error).__name__}: {error}; {RESUME}")
     except Exception:
@@ -123,21 +123,21 @@ def ended_by_a_sentence() -> Iterator[None]:
 
 
 def _stop(*_: object) -> None:
-    """The handler of SIGTERM outside of training, which has its own."""
+    """Handles SIGTERM outside of training, which has its own handler."""
     raise Stopped(f"stopped: {RESUME} from the last checkpoint")
 
 
 def _flags(main: Main) -> list[Parameter]:
-    """The parameters of `main` that are flags: all but the run."""
+    """Returns the parameters of `main` that are flags: all but the run."""
     return list(signature(main).parameters.values())[1:]
 
 
 def _command_line(main: Main) -> Any:
-    """A dataclass of everything that the command line may hold, for tyro."""
+    """Returns a dataclass of all flags of the command line, for tyro."""
     hints = get_annotations(main, eval_str=True)
     own = [(p.name, hints[p.name], dataclasses.field(default=p.default)) for p in _flags(main)]
     experiment: Any = dataclasses.make_dataclass("Experiment", own)
-    experiment.__doc__ = main.__doc__  # tyro reads the help of each flag there
+    experiment.__doc__ = main.__doc__  # from which tyro takes the help of each flag
     out = tyro.conf.arg(help=f"the run's folder; runs/{_name(main)} by default")
     return dataclasses.make_dataclass(
         "CommandLine",
@@ -150,7 +150,7 @@ def _command_line(main: Main) -> Any:
 
 
 def program(main: Main) -> str:
-    """Returns what the user typed to start this program, without the flags."""
+    """Returns the program name as the user typed it, without the flags."""
     spec = main.__globals__.get("__spec__")
     if spec is None or spec.name == "__main__":
         return sys.argv[0]
@@ -158,5 +158,5 @@ def program(main: Main) -> str:
 
 
 def _name(main: Main) -> str:
-    """The experiment's name: that of the file with its `main`."""
+    """Returns the experiment's name, which is that of the file of its `main`."""
     return Path(main.__code__.co_filename).stem

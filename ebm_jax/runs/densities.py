@@ -1,4 +1,4 @@
-"""How well an energy of points fits held-out ones: score matching and likelihood, in nats."""
+"""Evaluates an energy of points on held-out data: score matching and log-likelihood, in nats."""
 
 import math
 
@@ -14,15 +14,15 @@ from ebm_jax.likelihood import log_z_from_gaussian
 from ebm_jax.runs.flags import UNSTABLE, finite
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
-MOST_EXACT = 64  # dimensions in which the Laplacian is exact
-SLICES = 16  # random directions of its estimate in more
-AT_ONCE = 512  # points
+MOST_EXACT = 64  # dimensions up to which the Laplacian is exact
+SLICES = 16  # random directions of its estimate in higher dimensions
+AT_ONCE = 512  # points evaluated at once
 
 
 def score_matching_losses(
     energy_fn: EnergyFn, x: Float[np.ndarray, "n d"], seed: int
 ) -> Float[Array, " n"]:
-    """Hyvarinen's loss 1/2 |s|^2 + div s of every point; above 64 dimensions by random slices."""
+    """Score-matching loss 1/2 |s|^2 + div s of each point; sliced above 64 dimensions."""
     score_fn = score_from_energy(energy_fn)
 
     def one(pair: tuple[PRNGKey, Example]) -> Scalar:
@@ -46,24 +46,24 @@ def judge_density(
     num_levels: int,
     seed: int,
 ) -> dict[str, float]:
-    """Score matching and log-likelihood of held-out points, with log Z by annealing.
+    """Score-matching loss and log-likelihood of held-out points, with log Z by annealing.
 
     Args:
         energy_fn: E(x), in the units of the points.
-        held_out: the points.
-        ends: draws of the model, from which the annealing runs backward.
-        center: of a Gaussian near the model, from which it runs forward.
+        held_out: held-out points.
+        ends: samples of the model, from which the reverse annealing starts.
+        center: mean of a Gaussian near the model, from which the forward annealing starts.
         factor: its factor, with factor factor^T the covariance, or its standard deviations.
-        num_levels: levels of the annealing.
-        seed: seed of everything.
+        num_levels: number of annealing levels.
+        seed: seed of all random numbers.
 
     Returns:
-        Means over the points and standard errors, which for the log-likelihood contain that of
-        log Z. The log-likelihood by the forward runs is in the mean too high, that by the
-        backward runs too low; where they agree, both are right.
+        Means over the points and their standard errors, which for the log-likelihood include
+        that of log Z. The log-likelihood is too high in expectation by forward annealing, and
+        too low by reverse annealing. If the two agree, both are right.
 
     Raises:
-        RunError: if losses or energies are not finite.
+        RunError: Losses or energies are not finite.
     """
     kind = "exact" if held_out.shape[1] <= MOST_EXACT else f"by {SLICES} slices"
     results = {}
@@ -90,6 +90,6 @@ def judge_density(
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
-    """The mean in double precision, and its standard error."""
+    """Returns the mean in double precision and its standard error."""
     wide = np.asarray(values, np.float64)
     return float(wide.mean()), float(wide.std(ddof=1) / math.sqrt(len(wide)))

@@ -1,4 +1,7 @@
-"""Many draws, and many measures of images: in chunks, with progress, and none of them NaN."""
+"""Draws many samples, or evaluates many images, in chunks and with a progress bar.
+
+Results that are not finite raise a `RunError`.
+"""
 
 from collections.abc import Callable
 
@@ -16,8 +19,8 @@ from ebm_jax.runs.progress import progress
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 
-CHUNK = 250  # draws in one compiled call of a sampler, at most
-SHOWN_PATHS = 8  # samples whose way is shown
+CHUNK = 250  # maximum number of draws in one compiled call of a sampler
+SHOWN_PATHS = 8  # samples whose paths are shown
 
 Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Array]
 
@@ -25,9 +28,9 @@ Measure = Callable[[PRNGKey, UInt8[Array, "h w c"]], Array]
 def draw_images(
     draw: Callable[..., Array], count: int, seed: int, label: str = "sample", *more: Array
 ) -> np.ndarray:
-    """Returns `count` images as uint8, of draw(key, ...) in [-1, 1].
+    """Returns `count` draws of draw(key, ...) in [-1, 1] as uint8 images.
 
-    Takes the arguments of `draw_finite`. uint8 would show NaN as black.
+    Takes the arguments of `draw_finite`, which refuses NaN; in uint8 it would appear as black.
     """
     return to_uint8(draw_finite(draw, count, seed, label, *more))
 
@@ -40,18 +43,18 @@ def draw_finite(
     *more: Array,
     chunk: int = CHUNK,
 ) -> np.ndarray:
-    """Returns `count` draws as one array; draw i depends on (seed, i) alone.
+    """Returns `count` draws as one array; draw i depends only on (seed, i).
 
     Args:
-        draw: one draw from draw(key, ...).
-        count: how many.
+        draw: draw(key, ...) returns one draw.
+        count: number of draws.
         seed: seed of the keys.
-        label: what the progress calls them.
-        more: arrays of `count` rows, whose row i draw i is given beside its key, such as labels.
-        chunk: draws in a compiled call, at most.
+        label: label of the progress bar.
+        more: arrays of `count` rows, such as labels; draw i gets row i of each after its key.
+        chunk: maximum number of draws in one compiled call.
 
     Raises:
-        RunError: if some are not finite.
+        RunError: Some draws are not finite.
     """
     many, drawn, chunk = spread(draw), [], min(chunk, count)
     with progress(label, count) as advance:
@@ -72,19 +75,19 @@ def draw_from(
     guidance_scale: float = 1.0,
     interval: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images drawn from a model and, of a conditional one, the labels asked for.
+    """Returns images drawn from a model and, for a conditional one, the requested labels.
 
-    Sample i is asked for by the label i mod K.
+    Sample i is conditioned on the label i mod K.
 
     Args:
         model: a denoiser with a sampler.
-        count: how many images.
+        count: number of images.
         seed: seed of the keys, as in `draw_images`.
-        guidance_scale: of classifier-free guidance towards the label; 1 is none.
-        interval: the noise levels between which the guidance acts; all by default.
+        guidance_scale: scale of classifier-free guidance towards the label; 1 means no guidance.
+        interval: noise levels between which the guidance acts; all by default.
 
     Raises:
-        RunError: if some are not finite.
+        RunError: Some samples are not finite.
     """
     if model.names is None:
         return draw_images(model.draw, count, seed), None
@@ -103,9 +106,9 @@ def over_images(
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of measure(key, image) over the first `count` images, and its standard error.
+    """Mean of measure(key, image) over the first `count` images, and its standard error.
 
-    Image i is measured with the key of (seed, i) alone. Raises RunError if some measures are not
+    The key of image i depends only on (seed, i). Raises a `RunError` if some values are not
     finite.
     """
     many, values, count = spread(measure), [], min(count, len(pixels))
@@ -124,7 +127,7 @@ def over_images(
 def flow_bits(
     denoise_fn: DenoiseFn, *, sigma_min: float, sigma_max: float, num_probes: int
 ) -> Measure:
-    """Returns measure(key, image): bits per dimension of one image by the probability flow."""
+    """Returns measure(key, image): bits per dimension of an image, by the probability-flow ODE."""
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, key_probes = jax.random.split(key)
@@ -140,10 +143,10 @@ def flow_bits(
 
 
 def draw_paths(path: Callable[[PRNGKey], Array], seed: int) -> np.ndarray:
-    """The way of the first SHOWN_PATHS samples of `draw_images`, as uint8.
+    """Returns the paths of the first SHOWN_PATHS samples of `draw_images`, as uint8.
 
     Args:
-        path: the states of one sample from its key, in units of their scale.
+        path: path(key) returns the states of one sample, each in units of its scale.
         seed: as in `draw_images`.
     """
     keys = example_keys(jax.random.key(seed), jnp.arange(SHOWN_PATHS))

@@ -1,4 +1,4 @@
-"""How a run speaks and ends: lines for people, and exit statuses that a shell understands."""
+"""Messages, errors and exit statuses of a run."""
 
 import os
 import signal
@@ -13,29 +13,29 @@ import jax
 from ebm_jax import distributed
 
 RESUME = "the same command resumes"
-SCRATCH: list[TemporaryDirectory[str]] = []  # to be removed however the process ends
-SECONDS_FOR_OTHERS = 5.0  # to end by themselves, before the first process does
+SCRATCH: list[TemporaryDirectory[str]] = []  # removed however the process ends
+SECONDS_FOR_OTHERS = 5.0  # that process 0 gives the other processes to end by themselves
 
 
 class RunError(Exception):
-    """A run cannot go on; the message is a sentence for people."""
+    """A run cannot continue; the message is a sentence for the user."""
 
 
 class Stopped(Exception):
-    """A run was asked to end, and has saved what it had."""
+    """A run was asked to stop, and has saved its state."""
 
 
 def say(line: str) -> None:
-    """Print a line for people, once for all processes."""
+    """Prints a line once, from process 0."""
     if distributed.is_first():
         print(line, flush=True)
 
 
 def stop_if_asked() -> None:
-    """Raise Stopped if one of several processes received SIGTERM: all of them ask equally often.
+    """Raises Stopped if one of several processes received SIGTERM; all must call it equally often.
 
-    A single process raises it in its own handler of SIGTERM. Training, which saves first, asks
-    by itself and is left alone.
+    A single process raises it in its own handler of SIGTERM. It does nothing during training,
+    which checks for SIGTERM itself and saves first.
     """
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     if several and not distributed.HEEDED.get() and distributed.Termination().asked():
@@ -43,11 +43,11 @@ def stop_if_asked() -> None:
 
 
 def end(message: str, status: int = 1) -> NoReturn:
-    """Print why the program ends, and end it.
+    """Prints why the program ends, and ends it.
 
-    Among several processes the others wait for this one: it leaves without taking leave,
-    which they notice and end. The first gives them time to say the same, since they all die
-    with it.
+    Among several processes, the others would wait for this one, so it exits without any cleanup
+    by JAX; they notice that and end. Process 0 first waits for a few seconds, so that the others
+    can print their message: they are killed when it exits.
     """
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     prefix = f"process {jax.process_index()}: " if several else ""
@@ -64,7 +64,7 @@ def end(message: str, status: int = 1) -> NoReturn:
 
 
 def end_silently(status: int) -> NoReturn:
-    """End the program; what standard output cannot take any more is dropped without a word."""
+    """Ends the program; buffered output that can no longer be written is dropped."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -73,7 +73,7 @@ def end_silently(status: int) -> NoReturn:
 
 
 def end_by_sigint(message: str) -> NoReturn:
-    """Print why, and end by SIGINT itself, so that a shell's loop over runs ends too."""
+    """Prints a message and dies by SIGINT itself, so that a shell loop over runs ends too."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()

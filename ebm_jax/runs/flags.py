@@ -1,4 +1,4 @@
-"""What flags may hold: everything that can be refused is refused before a run owns its folder."""
+"""Checks of flags and data, made before a run claims its folder."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 from ebm_jax.data import Images, fingerprint
 from ebm_jax.runs.endings import RunError
 
-MOST = 2**31 - 1  # an index on a device is of 32 bits
-LARGEST_SEED = 2**32 - 1  # keys are made of the lowest 32 bits
+MOST = 2**31 - 1  # indices on a device have 32 bits
+LARGEST_SEED = 2**32 - 1  # keys are made from the lowest 32 bits
 LARGEST, LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
-AT_LEAST = {  # where one is too few: for a standard error, a covariance, a ladder
+AT_LEAST = {  # a standard error, a covariance or a ladder needs two
     "num_likelihoods": 2,
     "num_levels": 2,
     "num_chains": 2,
@@ -25,11 +25,11 @@ BELOW_ONE = ("ema_decay", "weight")
 
 
 def check_flags(options: Mapping[str, Any]) -> None:
-    """Refuse numbers that no experiment can use, by the name of their flag.
+    """Refuses numbers that no experiment can use, naming the flag.
 
     Raises:
-        RunError: for a number that is not positive, not finite, or too large for its kind; for a
-            negative seed; for `sigma_min` that is not below `sigma_max`.
+        RunError: A number is not positive, not finite or too large for its kind; a seed is
+            negative; `sigma_min` is not below `sigma_max`.
     """
     for name, value in options.items():
         for number in value if isinstance(value, tuple | list) else (value,):
@@ -42,10 +42,10 @@ def check_flags(options: Mapping[str, Any]) -> None:
 
 
 def _wanted(name: str, number: int | float) -> str:
-    """What a flag of this name takes, if not this number; "" if it takes that."""
+    """Returns what a flag takes if it does not take this number, else ""."""
     if name == "seed":
         return "" if 0 <= number <= LARGEST_SEED else f"a number from 0 to {LARGEST_SEED}"
-    if name in ("num_processes", "process_id"):  # 0 and -1 say that they were not given
+    if name in ("num_processes", "process_id"):  # 0 and -1 mean that they were not given
         return ""
     if not number > 0:
         return "a positive number"
@@ -60,16 +60,16 @@ def _wanted(name: str, number: int | float) -> str:
 
 
 def described(images: Images, held_out: Images) -> dict[str, Any]:
-    """Returns what belongs to a run's configuration: its images by count, shape and checksum."""
+    """Returns the data part of a run's configuration: image counts, shapes and checksums."""
     return {"training_images": fingerprint(images), "held_out_images": fingerprint(held_out)}
 
 
 def check_judged(images: Images, held_out: Images, num_samples: int | None) -> None:
-    """Refuse what `judge.judge_images` cannot compare: single images, labels that are none.
+    """Refuses data that `judge.judge_images` cannot compare.
 
     Raises:
-        RunError: for fewer than two samples, training images or held-out images, and for labels
-            that do not count classes from 0.
+        RunError: There are fewer than two samples, training images or held-out images, or the
+            labels are not class numbers counted from 0.
     """
     if num_samples == 1:
         raise RunError("--num-samples got 1: give at least 2, whose distribution can be judged.")
@@ -86,10 +86,10 @@ def check_judged(images: Images, held_out: Images, num_samples: int | None) -> N
 
 
 def check_counts(images: Images, held_out: Images) -> None:
-    """Refuse fewer than two training or held-out images, of which there is no standard error.
+    """Refuses fewer than two training or held-out images, which have no standard error.
 
     Raises:
-        RunError: for these.
+        RunError: There are fewer than two of either.
     """
     for name, some in (("training", images), ("held-out", held_out)):
         if len(some.pixels) < 2:
@@ -99,20 +99,20 @@ def check_counts(images: Images, held_out: Images) -> None:
 
 
 def samples_to_draw(num_samples: int | None, num_held_out: int) -> int:
-    """Returns `num_samples`, by default as many as were held out, at most 1000."""
+    """Returns `num_samples`, by default the number of held-out images, at most 1000."""
     return num_samples or min(num_held_out, 1000)
 
 
 def check_network(init: Callable[..., Any], shape: tuple[int, ...], *more: Any) -> None:
-    """Refuse a network that cannot take images of this shape; nothing is computed.
+    """Refuses a network that cannot take images of this shape; nothing is computed.
 
     Args:
-        init: init(key, x, *more), which makes its parameters.
-        shape: of one image.
-        more: what else the network takes, such as a noise level.
+        init: init(key, x, *more), which returns the network's parameters.
+        shape: shape of one image.
+        more: further inputs of the network, such as a noise level.
 
     Raises:
-        RunError: for a network that raises ValueError or TypeError; it says what that says.
+        RunError: The network raises a ValueError or TypeError; the message is the same.
     """
     try:
         jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32), *more)
@@ -121,10 +121,10 @@ def check_network(init: Callable[..., Any], shape: tuple[int, ...], *more: Any) 
 
 
 def finite(what: str, x: Any, mend: str) -> np.ndarray:
-    """Returns `x` as it is, if it is finite: one array, the examples on its first axis.
+    """Returns `x` unchanged as an array, with examples on its first axis, if all are finite.
 
     Raises:
-        RunError: with the number of examples that are not finite, and what to do.
+        RunError: Some are not; the message gives their number and advice.
     """
     array = np.asarray(x)
     bad = int(np.sum(~np.isfinite(array).reshape(len(array), -1).all(1)))

@@ -1,1 +1,1 @@
-"""Commands on runs and their models, each a file: `ebm-jax NAME --help`."""
+"""Commands on runs and their models, one file per command: `ebm-jax NAME --help`."""

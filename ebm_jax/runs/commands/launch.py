@@ -1,4 +1,4 @@
-"""Start one experiment as several processes on this machine, to try out what a cluster does."""
+"""Starts one experiment as several processes on this machine, as a cluster would."""
 
 from ebm_jax.runs.launch import main
 

@@ -1,10 +1,10 @@
-"""Measure the likelihood of images under the model of a run, in bits per dimension.
+"""Estimates the likelihood of images under the model of a run, in bits per dimension.
 
     ebm-jax likelihood runs/edm --num-images 256 --num-probes 4
 
-The probability flow of the denoiser carries every image, dequantized at random, up to the
-highest noise level; the change of its density is measured by random probes. The measure of
-image i depends on the seed and on i alone.
+The probability-flow ODE of the denoiser carries each image, dequantized at random, to the
+highest noise level. Random probes estimate the change of its log density (Hutchinson's
+estimator). The estimate of image i depends only on the seed and on i.
 """
 
 from pathlib import Path
@@ -32,17 +32,17 @@ def main(
     out: str = "",
     seed: int = 0,
 ) -> None:
-    """Measure the likelihood of held-out images under the model of a run.
+    """Estimates the likelihood of held-out images under the model of a run.
 
     Args:
-        run: the run's folder, or the file of its model.
-        data: the images, of which those held out are measured; by default the run's own.
-        num_images: how many of them, at most.
-        num_probes: random probes of the divergence for each image.
-        levels: the lowest and the highest noise level of the flow; by default those of the
-            model's sampler.
-        out: a JSON file for the result.
-        seed: of dequantization and probes.
+        run: the run's folder, or its model file.
+        data: data set whose held-out images are used; by default the run's own.
+        num_images: maximum number of images.
+        num_probes: random probes of the divergence per image.
+        levels: lowest and highest noise level of the flow; by default those of the model's
+            sampler.
+        out: JSON file for the result.
+        seed: seed of the dequantization and the probes.
     """
     check_flags({"num_images": num_images, "num_probes": num_probes, "seed": seed})
     model = load(run)
@@ -71,12 +71,12 @@ def main(
 
 
 def images_for(model: Model, data: str) -> Images:
-    """Returns the held-out images of the data, or of those that the model was trained on.
+    """Returns the held-out images of `data`, by default of the data the model was trained on.
 
     Raises:
-        RunError: for images of another shape than the model's, and where the model does not
-            say what it was trained on.
-        DataError: as `load_split`.
+        RunError: The images and the model differ in shape, or the model does not record what it
+            was trained on.
+        DataError: As for `load_split`.
     """
     config = model.about.get("config", {})
     own = str(config.get("data", ""))

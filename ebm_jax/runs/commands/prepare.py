@@ -1,11 +1,11 @@
-"""Prepare images once: a folder of image files as one .npz, or a published set by its name.
+"""Prepares images once: a folder of image files as one .npz, or a published set by its name.
 
     ebm-jax prepare photos --resize 32 --out photos32.npz      then --data photos32.npz
     ebm-jax prepare cifar10                                    then --data cifar10
-    ebm-jax prepare celeb_a/64 --originals FOLDER              squares of 64x64, without a network
+    ebm-jax prepare celeb_a/64 --originals FOLDER              64x64 squares, without a network
 
-A published set is downloaded, or taken from a folder of its original files, and checked against
-the published checksums. It is kept where tensorflow-datasets keeps its sets: TFDS_DATA_DIR, or
+A published set is downloaded, or read from a folder of its original files, and verified by the
+published checksums. It is stored in the folder of tensorflow-datasets: TFDS_DATA_DIR, or
 ~/tensorflow_datasets.
 """
 
@@ -32,16 +32,17 @@ def main(
     out: str = "",
     originals: str = "",
 ) -> None:
-    """Prepare a folder of image files, or a published set.
+    """Prepares a folder of image files, or a published set.
 
     Args:
         source: a folder of image files, in which subfolders are classes; or mnist,
             fashion_mnist, kmnist, cifar10, celeb_a (218x178) or celeb_a/SIDE for squares.
-        resize: the side of the squares that are cut from the middle of the images and resized.
-        color: gray or rgb; by default gray where all files are gray.
+        resize: side of the squares that are cut from the middle of the images and resized.
+        color: gray or rgb; by default resized images are rgb unless all files are gray, and
+            others stay as they are.
         out: the .npz to write; by default FOLDER.npz beside the folder.
-        originals: for a published set: a folder of its files as published; by default they
-            are downloaded.
+        originals: for a published set, a folder of its files as published; they are downloaded
+            by default.
     """
     if is_name(source):
         if out or resize is not None or color is not None:
@@ -68,7 +69,7 @@ def main(
 
 
 def write(path: Path, train: Images, test: Images | None) -> None:
-    """Writes images and the names of their classes to an .npz, whole or not at all."""
+    """Writes images and their class names to an .npz, completely or not at all."""
     arrays: dict[str, Any] = {}
     for part, images in ("train", train), ("test", test):
         if images is None:
@@ -89,7 +90,7 @@ def write(path: Path, train: Images, test: Images | None) -> None:
 
 
 def counts(train: Images, test: Images | None) -> str:
-    """Returns how many images of which size and how many classes there are, in words."""
+    """Describes the number and size of the images and the number of classes, in words."""
     shape = "x".join(map(str, train.pixels.shape[1:]))
     held_out = "" if test is None else f" and {len(test.pixels)} test images"
     classes = "" if train.names is None else f" of {len(train.names)} classes"

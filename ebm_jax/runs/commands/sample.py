@@ -1,10 +1,10 @@
-"""Draw samples from the model of a run, finished or running, by any sampler that fits it.
+"""Draws samples from the model of a run, finished or running, with any suitable sampler.
 
     ebm-jax sample runs/edm --num 1000 --out digits            PNGs in the folder digits
     ebm-jax sample runs/edm --solver dpm_solver_pp_2m --steps 10 --out digits.npz
 
-Sample i depends on the seed and on i alone. Samples are written as they are drawn; the same
-command goes on where it was interrupted, and with a larger --num it adds to what is there.
+Sample i depends only on the seed and on i. Samples are written as they are drawn. The same
+command resumes after an interruption, and with a larger --num it adds to the samples there.
 """
 
 import hashlib
@@ -45,24 +45,24 @@ def main(
     batch_size: int = 100,
     seed: int = 0,
 ) -> None:
-    """Draw samples from the model of a run.
+    """Draws samples from the model of a run.
 
     Args:
-        run: the run's folder, or the file of its model.
-        num: how many samples there shall be.
+        run: the run's folder, or its model file.
+        num: total number of samples.
         out: a folder for PNGs, or a file that ends in .npz; by default RUN-samples, or
-            RUN-samples.npz where samples are no images.
+            RUN-samples.npz if the samples are not images.
         solver: ancestral, ddim, dpm_solver_pp_2m, edm, euler, euler_maruyama, heun,
-            predictor_corrector, annealed (Langevin) or flow (adaptive); by default the
+            predictor_corrector, annealed (Langevin) or flow (adaptive ODE); by default the
             model's own.
-        steps: noise levels that the sampler visits, or steps of an energy's chains; by default
-            as many as the model's own sampler has.
-        levels: the lowest and the highest of them; by default those of the model's sampler.
-        label: the class to draw, by its name or number.
-        guidance_scale: of classifier-free guidance towards the label; 1 is none.
-        interval: the noise levels between which guidance acts.
-        batch_size: samples that are drawn at once.
-        seed: of the samples.
+        steps: number of noise levels that the sampler visits, or of steps of an energy's
+            chains; by default that of the model's own sampler.
+        levels: lowest and highest noise level; by default those of the model's sampler.
+        label: class to draw, by name or number.
+        guidance_scale: scale of classifier-free guidance towards the label; 1 means no guidance.
+        interval: noise levels between which guidance acts.
+        batch_size: samples drawn at once.
+        seed: seed of the samples.
     """
     check_flags({"num": num, "batch_size": batch_size, "seed": seed})
     model = load(run)
@@ -84,7 +84,7 @@ def main(
         "seed": seed,
         **{name: str(value) for name, value in options.items()},
     }
-    jax.eval_shape(lambda key: model.draw(key, **options), jax.random.key(0))  # refuse first
+    jax.eval_shape(lambda key: model.draw(key, **options), jax.random.key(0))  # raises early
     store = open_store(place, config, model.shape)
 
     def draw(key: jax.Array) -> jax.Array:
@@ -98,13 +98,13 @@ def main(
 def draw_missing(
     draw: Any, store: Any, num: int, batch_size: int, seed: int, *, as_image: bool
 ) -> None:
-    """Draws the samples that a store lacks of the first `num`, and adds them batch by batch.
+    """Draws those of the first `num` samples that a store lacks, and adds them batch by batch.
 
-    A batch begins at a multiple of its size, wherever an earlier call ended: the same program
-    on the same batch draws the same samples.
+    Batches begin at multiples of their size, wherever an earlier call ended. The same program
+    therefore draws the same samples from the same batch.
 
     Raises:
-        RunError: if samples are not finite; it says how many of how many were so.
+        RunError: Some samples are not finite; the message counts them.
     """
     missing = np.setdiff1d(np.arange(num), sorted(store.there))
     many = spread(draw)
@@ -124,10 +124,10 @@ def draw_missing(
 
 
 def place_for(run: Path, out: str, shape: tuple[int, ...]) -> Path:
-    """Returns where the samples go.
+    """Returns the path for the samples.
 
     Raises:
-        RunError: if that is in the run's own folder.
+        RunError: The path is inside the run's own folder.
     """
     home = run if run.is_dir() else run.parent
     is_run = run.is_dir() or (home / "config.json").exists()
@@ -141,10 +141,10 @@ def place_for(run: Path, out: str, shape: tuple[int, ...]) -> Path:
 
 
 def class_of(model: Model, label: str | None) -> int | None:
-    """Returns the number of the class that --label names.
+    """Returns the number of the class given by --label, or None without one.
 
     Raises:
-        ModelError: if the model knows no such class.
+        ModelError: The model has no such class.
     """
     if label is None:
         return None
@@ -154,7 +154,7 @@ def class_of(model: Model, label: str | None) -> int | None:
 
 
 def described(sampler: Any) -> dict[str, Any]:
-    """Returns a sampler by its name, its number of levels, and a checksum of all of it."""
+    """Returns a sampler's name, its number of levels, and a checksum of all its settings."""
     plain = to_plain(sampler)
     solver = getattr(sampler, "solver", sampler)
     solver = getattr(solver, "func", solver)
@@ -168,12 +168,12 @@ def described(sampler: Any) -> dict[str, Any]:
 
 
 def file_of(run: str) -> Path:
-    """The file of a run's model."""
+    """Returns the path of a run's model file."""
     return Path(run) / FILE if Path(run).is_dir() else Path(run)
 
 
 def checksum(content: bytes) -> str:
-    """SHA-256 as text."""
+    """Returns the SHA-256 checksum in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
