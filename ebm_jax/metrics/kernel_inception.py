@@ -1,15 +1,15 @@
-"""Kernel distances between sets of features: KID, when they are Inception's.
+"""Kernel distances between sets of features: KID, when the features are Inception's.
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)     over distinct rows
 
-the unbiased estimate on subsets, and its mean over subsets: 0 on average where both laws
-agree, at any number of rows, and then values below 0 are as likely as above.
+The estimate is unbiased on each subset, and averaged over subsets. If both distributions agree,
+its expectation is 0 at any number of rows, and it is as likely to be negative as positive.
 
-A kernel of inner products costs matmuls, in XLA, and of a subset with itself little more
-than the half that knows all pairs. They and k run in the precision of the features; sums,
-whose differences the distance is, run in float64: a float32 matmul errs at random and
-costs the mean 1e-8 of a kernel of order 1, while sums in float32 would cost 1e-7, a part
-in ten thousand of a distance of 1e-3.
+A kernel of inner products is computed by XLA matmuls; within a subset they cost little more than
+half of all pairs. Matmuls and k run in the precision of the features. Sums run in float64,
+because the distance is a small difference of them: float32 matmuls have random errors, which
+change the mean by 1e-8 for a kernel of order 1, while float32 sums would change it by 1e-7, a
+ten-thousandth of a distance of 1e-3.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ from ebm_jax.metrics.features import Features, check_finite, check_rows
 from ebm_jax.types import Estimate, Example, PRNGKey, Scalar
 
 Index = Int[ndarray, "subsets size"]
-Strips = list[Float[Array, "_ _"]]  # some rows with themselves and all later ones, and so on
+Strips = list[Float[Array, "_ _"]]  # each: BLOCK rows against themselves and all later rows
 
-BLOCK = 512  # rows of a strip: fewer waste less on pairs met twice, more make quicker matmuls
+BLOCK = 512  # rows of a strip: fewer compute fewer pairs twice, more make faster matmuls
 
 
 def cubic(mean_product: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """(x . y / d + 1)^3, the kernel of KID, of x . y / d."""
+    """The polynomial kernel of KID, (x . y / d + 1)^3, as a function of x . y / d."""
     shifted = mean_product + 1
     return shifted * shifted * shifted
 
@@ -47,24 +47,37 @@ def kernel_distance(
     num_subsets: int = 100,
     kernel: Callable[[Array], Array] = cubic,
 ) -> Estimate:
-    """The squared MMD between two sets of features, over random subsets.
+    """Returns the squared MMD between two sets of features over random subsets: KID.
 
     Args:
         key: PRNG key of the subsets, which are drawn without replacement.
-        x: the first set; in float64 the matmul is too, at twice the time, which features pay
-            for whose mean is a hundred times their spread or more.
-        y: the second set.
+        x: the first set, (n, d). Float64 features use a float64 matmul, at twice the time; that
+            pays off only if their mean is at least a hundred times their spread.
+        y: the second set, (m, d).
         subset_size: rows of each set in a subset, at least 2.
-        num_subsets: subsets, at least 2.
-        kernel: elementwise, in jax.numpy, of a table of x . y / d over pairs of rows. For a
-            kernel that is no function of inner products see `general_kernel_distance`.
+        num_subsets: number of subsets, at least 2.
+        kernel: elementwise jax.numpy function of a table of x . y / d over pairs of rows. For a
+            kernel that is not a function of inner products see `general_kernel_distance`.
+
+    Returns:
+        The mean over subsets and its standard error over subsets.
 
     Raises:
-        ValueError: for fewer rows than subset_size, two widths, features that are not
-            finite, or too few subsets.
+        ValueError: for fewer rows than subset_size, sets of different widths, features that
+            are not finite, or fewer than 2 subsets.
 
     References:
         Binkowski et al., arXiv:1801.01401.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> from ebm_jax import metrics
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 300, 8)).astype(np.float32)
+        >>> kid = metrics.kernel_distance(jax.random.key(0), x, y, subset_size=100)
+        >>> shifted = metrics.kernel_distance(jax.random.key(0), x, y + 1, subset_size=100)
+        >>> abs(kid.value) < 0.1 < shifted.value
+        True
     """
     _check("kernel_distance", x, y, subset_size, num_subsets)
     return _mean(subset_distances(x, y, *_draw(key, x, y, subset_size, num_subsets), kernel=kernel))
@@ -78,13 +91,20 @@ def subset_distances(
     *,
     kernel: Callable[[Array], Array] = cubic,
 ) -> Float[ndarray, " subsets"]:
-    """The squared MMD of every subset, given by its rows: `kernel_distance` before the mean.
+    """Returns the squared MMD of each given subset: `kernel_distance` before the mean.
 
-    Takes two tables of as many subsets, such as those of another package.
+    Use it with the subsets of another package.
+
+    Args:
+        x: the first set of features, (n, d).
+        y: the second set of features, (m, d).
+        index_x: rows of x in each subset, integers of shape (subsets, size).
+        index_y: rows of y in each subset, with as many subsets.
+        kernel: as in `kernel_distance`.
 
     Raises:
-        ValueError: for features of two widths, or tables that are not of as many subsets of
-            2 rows or more.
+        ValueError: for features of different widths, or tables that do not hold equally many
+            subsets of at least 2 existing rows.
     """
     check_rows("subset_distances", x, y, least=2)
     tables = np.asarray(index_x), np.asarray(index_y)
@@ -115,21 +135,25 @@ def general_kernel_distance(
     subset_size: int = 1000,
     num_subsets: int = 100,
 ) -> Estimate:
-    """`kernel_distance` for any symmetric kernel k(x, y) of two examples, in float32.
+    """Returns `kernel_distance` for any symmetric kernel k(x, y) of two examples, in float32.
 
-    Takes d operations a pair without a matmul: for a kernel of inner products
+    Each pair takes d operations outside of a matmul: for a kernel of inner products,
     `kernel_distance` is many times faster.
 
     Args:
-        kernel: k(x, y), a scalar; symmetric, so that a set needs half of its pairs.
+        kernel: k(x, y), a scalar. It must be symmetric, since only half of the pairs within a
+            set are evaluated.
         key: PRNG key of the subsets.
-        x: the first set.
-        y: the second set.
+        x: the first set, (n, d).
+        y: the second set, (m, d).
         subset_size: rows of each set in a subset, at least 2.
-        num_subsets: subsets, at least 2.
+        num_subsets: number of subsets, at least 2.
+
+    Returns:
+        The mean over subsets and its standard error over subsets.
 
     Raises:
-        ValueError: for what `kernel_distance` refuses.
+        ValueError: for the arguments that `kernel_distance` rejects.
     """
     _check("general_kernel_distance", x, y, subset_size, num_subsets)
     x, y = widened(x), widened(y)
@@ -168,9 +192,10 @@ def _mean(distances: Float[ndarray, " subsets"]) -> Estimate:
 def _mean_products(
     x: Float[Array, "n d"], y: Float[Array, "m d"]
 ) -> tuple[Strips, Strips, Float[Array, "n m"]]:
-    """x . y / d over pairs of rows: of x with x in strips, of y with y, and of x with y.
+    """Returns x . y / d over pairs of rows: x with x in strips, y with y in strips, x with y.
 
-    A program of its own: fused with the sums of `_unbiased`, XLA's matmul takes twice the time.
+    This is a program of its own: fused with the sums of `_unbiased`, XLA's matmul takes twice
+    the time.
     """
 
     def table(a: Float[Array, "a d"], b: Float[Array, "b d"]) -> Float[Array, "a b"]:
@@ -189,13 +214,13 @@ def _unbiased(
     within_y: Strips,
     across: Float[Array, "n m"],
 ) -> Scalar:
-    """The squared MMD: means of k over pairs, distinct ones within x and within y."""
+    """Returns the squared MMD: means of k over pairs, distinct ones within x and within y."""
     total = partial(jnp.sum, dtype=jnp.float64)
 
     def over_distinct_pairs(strips: Strips) -> Scalar:
         n, sums = strips[0].shape[1], jnp.float64(0)
         for strip in map(kernel, strips):
-            square = strip[:, : len(strip)]  # its pairs come twice in it, others once
+            square = strip[:, : len(strip)]  # holds its pairs twice; the rest holds them once
             sums += 2 * total(strip) - total(square) - total(jnp.diagonal(square))
         return sums / (n * (n - 1))
 
@@ -214,9 +239,9 @@ def _general(
 
 
 def _within(kernel: Callable[[Example, Example], Scalar], x: Float[Array, "n d"]) -> Scalar:
-    """The mean over distinct pairs: row i with row i + s, for the shifts s up to half of n.
+    """Returns the mean of k over distinct pairs: row i with row i + s, for shifts s up to n / 2.
 
-    Of an even n the last shift meets every pair twice, and counts half.
+    For an even n the last shift meets every pair twice, and has half the weight.
     """
     n = x.shape[0]
     shifts = jnp.arange(1, n // 2 + 1)

@@ -1,4 +1,4 @@
-"""InceptionV3 as FID, KID and the Inception Score use it: its weights and its outputs."""
+"""InceptionV3 as FID, KID and the Inception Score use it: weights and outputs."""
 
 from ebm_jax.metrics.inception.outputs import inception_outputs
 from ebm_jax.metrics.inception.weights import Inception, load_inception

@@ -1,7 +1,7 @@
-"""InceptionV3's features and logits of many images: what FID, KID and the Inception Score read.
+"""InceptionV3 features and logits of many images, for FID, KID and the Inception Score.
 
-Pixels go to the devices as uint8 and are enlarged there, so 50,000 images cost their own bytes
-and the 16 kB of every image's outputs.
+Pixels are sent to the devices as uint8 and resized there, so 50,000 images need only their own
+bytes and 16 kB of outputs per image.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,27 +24,27 @@ def inception_outputs(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> InceptionOutputs:
-    """Features and logits of images, computed on all devices.
+    """Returns InceptionV3 features and logits of images, computed on all devices.
 
-    An image's outputs are the same, to the compiler's round-off, in batches of any size. There
-    is one compiled program for each size of images and of batches: what the last batch lacks is
-    filled up and dropped.
+    The outputs of an image do not depend on the batch size, up to the compiler's round-off. There
+    is one compiled program per image size and batch size: a short last batch is padded, and the
+    padding is dropped.
 
     Args:
-        inception: from `load_inception`.
-        pixels: uint8 images of one size, RGB (c = 3) or gray (c = 1, repeated in all three
-            channels), or an iterable of such arrays, of any number of images each, where there
-            are too many for memory.
-        batch_size: images computed at once, rounded up to a multiple of the devices.
+        inception: network and weights, from `load_inception`.
+        pixels: uint8 images of one size, (n, height, width, c), RGB (c = 3) or gray (c = 1,
+            repeated in all three channels); or an iterable of such arrays, with any number of
+            images each, for sets that do not fit in memory.
+        batch_size: images per batch, rounded up to a multiple of the number of devices.
         progress: called after each batch with the number of images done.
 
     Returns:
-        Features (n, 2048), logits (n, 1008) and logits without the bias (n, 1008), float32 in
-        numpy, in the order of the images.
+        Features (n, 2048), logits (n, 1008) and logits without the bias (n, 1008), as float32
+        NumPy arrays in the order of the images.
 
     Raises:
-        ValueError: no image, images of two sizes, not uint8, or not gray or RGB; or a
-            batch_size that is not positive.
+        ValueError: for no images, images of different sizes, images that are not uint8 or not
+            gray or RGB, or a batch_size below 1.
 
     References:
         arXiv:1706.08500 (features); arXiv:1606.03498 (logits, without the bias).
@@ -73,12 +73,12 @@ def _outputs(params: PyTree, pixels: UInt8[Array, "n h w c"]) -> InceptionOutput
 
 
 def _multiple(number: int, divisor: int) -> int:
-    """The least multiple of the divisor that is not below the number."""
+    """Returns the least multiple of the divisor that is not below the number."""
     return -(-number // divisor) * divisor
 
 
 def _checked(pixels: Pixels | Iterable[Pixels]) -> Iterator[np.ndarray]:
-    """The arrays of images, each of them looked at."""
+    """Yields the arrays of images after a check of each."""
     first = None
     for array in [pixels] if isinstance(pixels, np.ndarray | Array) else pixels:
         first = array.shape[1:] if first is None else first
@@ -97,7 +97,7 @@ def _checked(pixels: Pixels | Iterable[Pixels]) -> Iterator[np.ndarray]:
 
 
 def _batches(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The images of all arrays in order, `size` at a time; the last batch may be short."""
+    """Yields the images of all arrays in order, `size` at a time; the last batch may be short."""
     held = None
     for array in arrays:
         held = array if held is None else np.concatenate([held, array])

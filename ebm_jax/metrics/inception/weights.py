@@ -1,9 +1,8 @@
-"""InceptionV3's weights: from a file of the user's to parameters, converted once and cached.
+"""InceptionV3 weights: reads the user's file, converts it once and caches the parameters.
 
-Figures of the literature come from one set of weights, published with pytorch-fid and, byte for
-byte the same, with torch-fidelity. It is not part of this library and never downloaded by it:
-`load_inception` reads the user's file, converts it once and keeps the result in a cache. An
-`Inception` names its weights and their checksum, for the report beside a figure.
+The literature's FID, KID and Inception Scores use one set of weights, published with pytorch-fid
+and, byte for byte the same, with torch-fidelity. This library neither contains nor downloads it.
+An `Inception` records the name and checksum of its weights, to be reported with each metric.
 """
 
 import hashlib
@@ -22,8 +21,8 @@ from jaxtyping import PyTree
 
 from ebm_jax.nets.inception import SIDE, InceptionV3
 
-NAME = "inception-v3-compat"  # of the network, as torch-fidelity calls it
-PUBLISHED = "pt_inception-2015-12-05-6726825d"  # and the SHA-256 of the file so named
+NAME = "inception-v3-compat"  # torch-fidelity's name of the network
+PUBLISHED = "pt_inception-2015-12-05-6726825d"  # its file name; below, its SHA-256
 PUBLISHED_CHECKSUM = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 _FETCH = (
@@ -34,24 +33,30 @@ _FETCH = (
 
 
 class Inception(NamedTuple):
-    """The network with its weights."""
+    """The InceptionV3 network with its weights.
+
+    Attributes:
+        name: name of the network, "inception-v3-compat".
+        weights: name of the published file, or "other weights".
+        checksum: SHA-256 of the file that the weights came from.
+        params: what `InceptionV3.apply` takes.
+    """
 
     name: str
-    weights: str  # the published file's name, or "other weights"
-    checksum: str  # SHA-256 of the file they came from
+    weights: str
+    checksum: str
     params: PyTree
 
 
 @cache
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of the network, by "layer/parameter"."""
+    """Returns the shape of every parameter of the network, by "layer/parameter"."""
     image = jax.ShapeDtypeStruct((SIDE, SIDE, 3), jnp.float32)
     tree = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
     return {f"{layer}/{name}": leaf.shape for layer in tree for name, leaf in tree[layer].items()}
 
 
 def _unflatten(flat: Mapping[str, np.ndarray]) -> PyTree:
-    """What `InceptionV3.apply` takes, from parameters by "layer/parameter"."""
     params: dict[str, dict[str, np.ndarray]] = {}
     for path, value in flat.items():
         layer, name = path.split("/")
@@ -60,7 +65,7 @@ def _unflatten(flat: Mapping[str, np.ndarray]) -> PyTree:
 
 
 def _check_entries(state_dict: Mapping[str, np.ndarray]) -> None:
-    """Refuse a state dict with other entries than the network's, or of other shapes."""
+    """Raises ValueError unless a state dict has exactly the network's entries and shapes."""
     expected: dict[str, tuple[int, ...]] = {}
     for path, shape in _shapes().items():
         layer, name = path.split("/")
@@ -86,9 +91,9 @@ def _check_entries(state_dict: Mapping[str, np.ndarray]) -> None:
 
 
 def convert(state_dict: Mapping[str, np.ndarray]) -> PyTree:
-    """Parameters of `InceptionV3` from the weights' usual PyTorch form.
+    """Returns parameters of `InceptionV3` from a PyTorch state dict.
 
-    A batch normalization that no longer trains is affine, and goes into its convolution:
+    Batch normalization with fixed statistics is affine, and is folded into its convolution:
 
         kernel = w g,   bias = b - m g,   g = gain / sqrt(v + .001)
 
@@ -96,14 +101,15 @@ def convert(state_dict: Mapping[str, np.ndarray]) -> PyTree:
 
     Args:
         state_dict: arrays by PyTorch's names: "Mixed_5b.branch1x1.conv.weight",
-            "Mixed_5b.branch1x1.bn.running_var", ..., "fc.weight", "fc.bias".
+            "Mixed_5b.branch1x1.bn.running_var", ..., "fc.weight", "fc.bias". Entries
+            "num_batches_tracked" are ignored.
 
     Returns:
-        What `InceptionV3.apply` takes, float32 in numpy.
+        What `InceptionV3.apply` takes, in float32 NumPy arrays.
 
     Raises:
-        ValueError: for an entry that is missing, unknown or of the wrong shape, or weights that
-            are not finite; "num_batches_tracked" is passed over.
+        ValueError: for an entry that is missing, unknown or of the wrong shape, or for weights
+            that are not finite.
     """
     _check_entries(state_dict)
     wide = {name: np.asarray(value, np.float64) for name, value in state_dict.items()}
@@ -122,19 +128,19 @@ def convert(state_dict: Mapping[str, np.ndarray]) -> PyTree:
 
 
 def load_inception(path: str | os.PathLike[str] | None = None) -> Inception:
-    """The network with the weights in a file of yours, or from the cache.
+    """Returns InceptionV3 with the weights of a file, or with those in the cache.
 
-    The converted parameters stay in `EBM_JAX_CACHE`, else in `ebm_jax/` in XDG_CACHE_HOME or
-    ~/.cache, a file for each checksum. A damaged one is made again.
+    Converted parameters are cached, one file per checksum, in `EBM_JAX_CACHE`, else in `ebm_jax/`
+    under XDG_CACHE_HOME or ~/.cache. A damaged cache file is rebuilt from `path`.
 
     Args:
-        path: weights in PyTorch's names, as `.safetensors`, or as `.pth` or `.pt`, whose tensors
-            alone are read, by torch; no code in it runs. None stands for the environment's
-            `EBM_JAX_INCEPTION`, else for what is in the cache: the published weights, or the
-            only ones.
+        path: weights under PyTorch's names, as `.safetensors`, or as `.pth` or `.pt` (read by
+            torch, tensors only: code in the file is not run). None means the file named by the
+            environment variable `EBM_JAX_INCEPTION`, else the cache, which must hold the
+            published weights or just one file.
 
     Raises:
-        ValueError: no file, a file that is no such weights, torch missing for a `.pth`, none or
+        ValueError: for a missing file or other weights, a `.pth` without torch installed, no or
             several weights in the cache, or a cache that cannot be written.
     """
     folder = _cache_folder()
@@ -181,7 +187,6 @@ def _from_cache(folder: Path) -> Inception:
 
 
 def _read(source: Path) -> Mapping[str, np.ndarray]:
-    """The arrays in a file of weights, by their names there."""
     if source.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(f"`load_inception` got {source}: give a .safetensors, .pth or .pt file.")
     try:
@@ -211,7 +216,7 @@ def _digest(flat: Mapping[str, np.ndarray]) -> str:
 
 
 def _read_cached(file: Path) -> Inception | None:
-    """None for a file that is not there, or not as it was written, or of another network."""
+    """Returns the cached network, or None if the file is missing, damaged or of another one."""
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
             meta = opened.metadata() or {}
@@ -226,7 +231,7 @@ def _read_cached(file: Path) -> Inception | None:
 
 
 def _write_cached(file: Path, inception: Inception) -> None:
-    """Write the file whole or not at all: under another name, then renamed."""
+    """Writes the file atomically: under a temporary name, then renamed."""
     layers = inception.params["params"]
     flat = {f"{layer}/{name}": layers[layer][name] for layer in layers for name in layers[layer]}
     meta = {key: getattr(inception, key) for key in ("name", "weights", "checksum")}
