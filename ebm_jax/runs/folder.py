@@ -1,7 +1,7 @@
-"""The files of a run's folder: written whole or not at all, read whatever happened to them.
+"""Reads and writes the files of a run's folder; every file is written completely or not at all.
 
-A process that dies, a full disk and an editor all damage files. What is still sound is used, and
-what is not is left out: these functions return None, or fewer rows, and raise nothing for it.
+A process that dies, a full disk or an editor may damage files. The readers use what is intact:
+they return None, or fewer rows, and raise no error for the rest.
 """
 
 import csv
@@ -18,19 +18,19 @@ from typing import Any
 from ebm_jax.runs.endings import RunError
 
 LOCK = "run.lock"
-UNFINISHED = ".tmp"  # ends the name of a file that is being written
-HELD: dict[Path, int] = {}  # locks of this process
+UNFINISHED = ".tmp"  # suffix of a file that is being written
+HELD: dict[Path, int] = {}  # locks held by this process
 
 
 def hold(folder: Path) -> None:
-    """Lock a run's folder until `release`, or until this process ends in whatever way.
+    """Locks a run's folder until `release`, or until this process ends in any way.
 
-    The lock is the operating system's, so that a dead process holds none; the file that carries
-    it names the process. A file system without locks is used without one.
+    The lock belongs to the operating system, so a dead process holds none; the lock file names
+    the process. On a file system without locks the folder is used unlocked.
 
     Raises:
-        RunError: if another process holds the lock; it names that process.
-        OSError: if the folder cannot be written.
+        RunError: Another process holds the lock; the message names it.
+        OSError: The folder cannot be written.
     """
     path = (folder / LOCK).absolute()
     if path in HELD and path.exists():
@@ -53,20 +53,20 @@ def hold(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Let go of the lock of a run's folder, if this process holds it."""
+    """Releases the lock of a run's folder, if this process holds it."""
     file = HELD.pop((folder / LOCK).absolute(), None)
     if file is not None:
         os.close(file)
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Returns True if there is no such folder, or only what a killed process leaves of a start."""
+    """Returns True if the folder is missing, or holds only leftovers of a process killed early."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return names <= {LOCK, f"config.json{UNFINISHED}"}
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, whenever the process dies or the disk is full."""
+    """Writes a file completely or not at all, even if the process dies or the disk is full."""
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -78,7 +78,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Returns JSON in which a number that is not finite is null: JSON has no word for it."""
+    """Returns JSON in which numbers that are not finite, which JSON lacks, are null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
@@ -100,7 +100,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns "name A there, B now" for each name whose values differ, within objects too."""
+    """Returns "name A there, B now" for each name whose values differ, also in nested objects."""
     found = []
     for name in sorted({*there, *now}):
         old, new = there.get(name), now.get(name)
@@ -113,7 +113,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def read_results(path: Path) -> dict[str, float] | None:
-    """Returns the figures of results.json, null as NaN; None if it holds anything else."""
+    """Returns the metrics of results.json, null as NaN, or None if it holds anything else."""
     found = read_object(path)
     if found is None or any(isinstance(v, bool | str | list | dict) for v in found.values()):
         return None
@@ -121,10 +121,10 @@ def read_results(path: Path) -> dict[str, float] | None:
 
 
 def read_rows(path: Path, text: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Returns the sound rows of metrics.csv, their steps ascending; an unsound one is left out.
+    """Returns the valid rows of metrics.csv, with ascending steps; invalid rows are skipped.
 
-    A row is sound if its line ends, it has as many cells as the header, which begins with "step",
-    and each cell is a number, but for those of the columns in `text`.
+    A row is valid if its line is complete, it has as many cells as the header, whose first is
+    "step", and each cell is a number, except in the columns in `text`.
     """
     try:
         content = path.read_bytes().decode("utf-8", errors="replace").replace("\r\n", "\n")
@@ -156,7 +156,7 @@ def _is_sound(row: Mapping[str, str], text: Sequence[str]) -> bool:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write metrics.csv anew; without rows there is no such file."""
+    """Writes metrics.csv anew, or removes it if there are no rows."""
     rows, text = list(rows), io.StringIO()
     if not rows:
         path.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def add_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row to metrics.csv, which begins anew if its columns are others."""
+    """Appends a row to metrics.csv, which is started anew if its columns have changed."""
     head, line = io.StringIO(), io.StringIO()
     csv.DictWriter(head, row).writeheader()
     csv.DictWriter(line, row).writerow(row)

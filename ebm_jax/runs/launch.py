@@ -1,14 +1,14 @@
-"""Start one experiment as several processes on this machine, to try out what a cluster does.
+"""Starts one experiment as several processes on this machine, as a cluster would.
 
     ebm-jax launch --num-processes 4 edm --num-steps 200
 
-Every flag behind the experiment's name is the experiment's own. A cluster needs no launcher:
-`srun`, `mpirun` and Cloud TPU start the processes, which find each other, and elsewhere
---coordinator, --num-processes and --process-id say where they are.
+All flags after the experiment's name belong to the experiment. A cluster needs no launcher:
+`srun`, `mpirun` and Cloud TPU start the processes, which find each other. Elsewhere, pass
+--coordinator, --num-processes and --process-id to each process.
 
-The cores are shared out among the processes; of GPUs each gets the one of its number. Ctrl-C and
-SIGTERM reach all of them. When one ends with an error, or after SIGTERM, the others have half a
-minute to end too; the first exit status that is not 0 is that of the whole.
+The cores are divided among the processes, and process i gets GPU i. Ctrl-C and SIGTERM reach
+all of them. When one ends with an error, or after SIGTERM, the others have 30 seconds to end.
+The exit status is the first that is not 0.
 """
 
 import argparse
@@ -23,7 +23,7 @@ GRACE = 30.0  # seconds for the others to end by themselves
 
 
 def main() -> None:
-    """Parse the flags, start the processes, wait for them."""
+    """Parses the flags, starts the processes and waits for them."""
     parser = argparse.ArgumentParser(prog=sys.argv[0], description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--num-processes", type=int, default=2, help="how many (default: 2)")
@@ -36,9 +36,9 @@ def main() -> None:
 
 
 def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
-    """`python -m command` as `count` processes that know of each other."""
+    """Starts `python -m command` as `count` processes that find each other."""
     cores = max(1, len(os.sched_getaffinity(0)) // count)
-    # a mesh that is asked for says how many devices there must be
+    # --mesh determines the number of devices
     chosen = {} if "--mesh" in " ".join(command) else {"JAX_NUM_CPU_DEVICES": str(cores)}
     place = ["--coordinator", f"localhost:{free_port()}", "--num-processes", str(count)]
     return [
@@ -51,14 +51,14 @@ def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens to."""
+    """Returns a port that is not in use."""
     with socket.socket() as door:
         door.bind(("localhost", 0))
         return door.getsockname()[1]
 
 
 def wait_for(processes: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended; the first exit status that is not 0, or 0."""
+    """Waits until all have ended; returns the first exit status that is not 0, or else 0."""
     status, ended_at = 0, 0.0
 
     def failed() -> int:
@@ -71,7 +71,7 @@ def wait_for(processes: list[subprocess.Popen[bytes]]) -> int:
             process.send_signal(number)
 
     signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to every process
     while any(process.poll() is None for process in processes):
         status = status or failed()
         ended_at = ended_at or (time.monotonic() if status else 0.0)

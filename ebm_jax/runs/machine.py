@@ -13,30 +13,30 @@ from ebm_jax.runs.endings import RunError, say
 
 @dataclass(frozen=True)
 class Machine:
-    """Flags that every experiment has: devices, processes and profiling."""
+    """Flags of every experiment for devices, processes and profiling."""
 
     mesh: str = ""
-    """devices by axis, such as data=4,fsdp=2: batches are split over all of them, parameters over
-    fsdp. By default all are data. On CPU so many devices are simulated."""
+    """devices per mesh axis, such as data=4,fsdp=2: batches are split over all axes, parameters
+    over fsdp. By default all devices are on the data axis. On CPU, devices are simulated."""
     accumulate: int = 1
-    """parts in which a step takes its batch, one after another: less memory, the same result."""
+    """number of parts of a batch for gradient accumulation: less memory, the same result."""
     coordinator: str = ""
-    """host:port of the first process of several; with SLURM, Open MPI and Cloud TPU not needed."""
+    """host:port of process 0, for several processes; not needed with SLURM, Open MPI, Cloud TPU."""
     num_processes: int = 0
-    """how many processes there are; likewise."""
+    """number of processes, with --coordinator."""
     process_id: int = -1
-    """which of them this is, from 0; likewise."""
+    """index of this process, from 0, with --coordinator."""
     tensorboard: bool = False
-    """write metrics for TensorBoard too, to the run's folder."""
+    """also write metrics for TensorBoard to the run's folder."""
     profile: str = ""
-    """first-last: trace these steps with JAX's profiler, to the run's folder."""
+    """first-last, such as 101-110: trace these steps with JAX's profiler to the run's folder."""
 
     def start(self) -> None:
-        """Join the other processes and choose the devices; before any computation.
+        """Joins the other processes and chooses the devices; must precede any computation.
 
         Raises:
-            RunError: if a flag is no such thing, or --mesh does not fit the devices.
-            JoinError: if the processes cannot be joined.
+            RunError: A flag is malformed, or --mesh does not fit the devices.
+            JoinError: The processes cannot be joined.
         """
         self.profiled()
         if self.accumulate < 1:
@@ -54,7 +54,7 @@ class Machine:
         """Returns `sharding.data_mesh` for a batch.
 
         Raises:
-            RunError: if --accumulate or the devices do not divide the batch.
+            RunError: The batch size is not divisible by --accumulate or the devices.
         """
         parts = self.accumulate
         if batch_size % parts:
@@ -69,10 +69,10 @@ class Machine:
             raise RunError(f"{of}{error} {remedy}") from error
 
     def profiled(self) -> range:
-        """The steps to be traced.
+        """Returns the steps to be traced.
 
         Raises:
-            RunError: if --profile is not two numbers in their order.
+            RunError: --profile is not a range of steps.
         """
         first, _, last = self.profile.partition("-")
         if not self.profile:
@@ -83,10 +83,10 @@ class Machine:
 
     @contextmanager
     def profiler(self, folder: Path, steps_per_call: int) -> Iterator[Callable[[int], None]]:
-        """Yields look(done), to be told how many steps are done before every compiled call.
+        """Yields look(done), to be called with the number of steps done before each compiled call.
 
-        It traces the calls that hold the steps of --profile, and the one after, which may
-        begin before they have ended.
+        It traces the calls that contain the steps of --profile and the call after them, which may
+        begin before they have finished.
         """
         steps, running, traced = self.profiled(), False, False
 

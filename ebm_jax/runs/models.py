@@ -1,12 +1,12 @@
-"""Trained models that outlive their run: one file, and plain functions made of it.
+"""Trained models that outlive their run: one file, and plain functions made from it.
 
     model = load("runs/edm")                    # or the file model.safetensors alone
     denoise_fn = model.denoiser(label=7, guidance_scale=2.0)     # D(x, sigma)
     energy_fn = load("runs/energy").energy                       # E(x)
 
-The file holds the averaged parameters as safetensors and, in its header, JSON that names the
-network, what makes a denoiser of it, the shape of an example, its classes and the sampler by
-public names of this library (`runs.plain`). Reading it runs no code of the file.
+The file holds the averaged parameters (EMA) as safetensors. JSON in its header describes the
+network, the preconditioning that makes it a denoiser, the shape of an example, the classes and
+the sampler, by public names of this library (`runs.plain`). Loading a file runs no code of it.
 """
 
 import json
@@ -31,27 +31,27 @@ from ebm_jax.runs.plain import PlainError, from_plain, to_plain
 from ebm_jax.types import DenoiseFn, EnergyFn, Example, PRNGKey, Scalar
 
 FILE = "model.safetensors"
-FORMAT = 1  # of the file; one number more for each change that older versions cannot read
+FORMAT = 1  # version of the file, raised by each change that older versions cannot read
 
 
 class ModelError(ValueError):
-    """A model that cannot be loaded, or does not have what is asked of it; one sentence."""
+    """A model that cannot be loaded, or lacks what is requested; the message is one sentence."""
 
 
 class Model(NamedTuple):
-    """A trained model: a network, its parameters, and what the two mean.
+    """A trained model: a network, its parameters, and how to use them.
 
     Attributes:
         net: the linen module.
-        params: its parameters, usually their moving average.
-        shape: the shape of an example.
-        wrap: makes a denoiser D(x, sigma) of net.apply; None for an energy E(x).
-        sampler: sampler(fn, key, like) -> one example, of the denoiser or the energy; None
+        params: its parameters, usually their exponential moving average.
+        shape: the shape of one example.
+        wrap: turns net.apply into a denoiser D(x, sigma); None for an energy E(x).
+        sampler: sampler(fn, key, like) returns one example, for the denoiser or energy fn; None
             if the model was saved without one.
-        names: the names of the classes that `label` may be, or None without labels.
-        center: what an energy takes off an example before the network sees it, or None.
-        scale: what it divides the result by, or None.
-        about: where the model comes from, as JSON: configuration, data, steps, versions.
+        names: names of the classes that `label` may be, or None for a model without labels.
+        center: array subtracted from an example before the network of an energy, or None.
+        scale: array by which the result is divided, or None.
+        about: origin of the model as JSON: configuration, data, steps, versions.
     """
 
     net: Any
@@ -70,17 +70,16 @@ class Model(NamedTuple):
         guidance_scale: float = 1.0,
         interval: tuple[float, float] = (0.0, float("inf")),
     ) -> DenoiseFn:
-        """D(x, sigma) in variance-exploding coordinates, of one class or of all.
+        """Returns D(x, sigma) in variance-exploding coordinates, for one class or all.
 
         Args:
-            label: a class by number or name, or a traced number; None for the model without
-                labels.
-            guidance_scale: of classifier-free guidance towards the label: 1 is the class
-                itself, more exaggerates it.
-            interval: the noise levels between which the guidance acts.
+            label: a class by number or name, or a traced number; None for the unconditional model.
+            guidance_scale: scale of classifier-free guidance towards the label: 1 is the
+                conditional model, larger values strengthen the label.
+            interval: noise levels between which the guidance acts.
 
         Raises:
-            ModelError: if the model is an energy, or does not know the label.
+            ModelError: The model is an energy, or has no such label.
         """
         if self.wrap is None:
             raise ModelError("`denoiser` got a model that is an energy: use its `energy`.")
@@ -99,12 +98,10 @@ class Model(NamedTuple):
         return lambda x, level: self.net.apply(self.params, x, level, jnp.asarray(index))
 
     def class_of(self, label: int | str | Int[Array, ""]) -> int | Int[Array, ""]:
-        """Returns the number of a class that is given by its name or its number.
-
-        A traced number is returned as it is.
+        """Returns the number of a class given by name or number; a traced number is unchanged.
 
         Raises:
-            ModelError: if there is no such class.
+            ModelError: There is no such class.
         """
         if self.names is None:
             raise ModelError(f"label={label!r} needs a model trained with labels; this one is not.")
@@ -118,10 +115,10 @@ class Model(NamedTuple):
 
     @property
     def energy(self) -> EnergyFn:
-        """E(x) in the units of the data, up to a constant: p(x) ~ exp(-E(x)).
+        """E(x) in the units of the data, up to a constant: p(x) is proportional to exp(-E(x)).
 
         Raises:
-            ModelError: if the model is a denoiser, whose score is the gradient of no energy.
+            ModelError: The model is a denoiser, whose score need not be a gradient.
         """
         if self.wrap is not None:
             raise ModelError("`energy` got a model that is a denoiser: use its `denoiser`.")
@@ -134,14 +131,14 @@ class Model(NamedTuple):
         return energy
 
     def draw(self, key: PRNGKey, **options: Any) -> Example:
-        """One sample by the sampler that the model was saved with.
+        """Draws one sample by the sampler that the model was saved with.
 
         Args:
             key: PRNG key of the sample.
-            options: for a denoiser those of `denoiser`: label, guidance_scale, interval.
+            options: for a denoiser, the arguments of `denoiser`: label, guidance_scale, interval.
 
         Raises:
-            ModelError: if the model has no sampler, and as `denoiser`.
+            ModelError: The model has no sampler; also as for `denoiser`.
         """
         if self.sampler is None:
             raise ModelError("the model was saved without a sampler: use one of `samplers`.")
@@ -152,10 +149,21 @@ class Model(NamedTuple):
 
 
 def save_model(path: str | os.PathLike[str], model: Model) -> None:
-    """Writes a model to one file, whole or not at all.
+    """Writes a model to one file, completely or not at all.
 
     Raises:
-        PlainError: if a part of it is not made of public names of the library.
+        PlainError: The network, wrapper or sampler is not made of public names of the library.
+
+    Examples:
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> from ebm_jax import nets, runs
+        >>> net = nets.EnergyMLP((8, 8))
+        >>> params = net.init(jax.random.key(0), jnp.zeros(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runs.save_model(f"{folder}/model.safetensors", runs.Model(net, params, (2,)))
+        ...     model = runs.load(folder)
+        >>> bool(model.energy(jnp.ones(2)) == net.apply(params, jnp.ones(2)))
+        True
     """
     text = header(model)
     arrays = {name: np.asarray(value) for name, value in _flat(model.params)}
@@ -166,11 +174,7 @@ def save_model(path: str | os.PathLike[str], model: Model) -> None:
 
 
 def header(model: Model) -> str:
-    """Returns the JSON of everything but the parameters.
-
-    Raises:
-        PlainError: if a part of it is not made of public names of the library.
-    """
+    """Returns the JSON of everything but the parameters; raises as `save_model`."""
     parts = {name: to_plain(value) for name, value in model._asdict().items() if name != "params"}
     written = {"format": FORMAT, "ebm_jax": ebm_jax.__version__, **parts}
     return json.dumps(written, allow_nan=False)
@@ -180,10 +184,10 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Loads a trained model from a run's folder, or from its file model.safetensors.
 
     Args:
-        path: the folder of a run, finished or not, or the file.
+        path: the folder of a run, finished or not, or the file. `save_model` has an example.
 
     Raises:
-        ModelError: if there is none, or if it is damaged or of a newer version.
+        ModelError: There is no model, or it is damaged or was written by a newer version.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -214,7 +218,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _check_parameters(model: Model) -> None:
-    """Raises ValueError if the parameters are not those that the network takes."""
+    """Raises a ValueError if the parameters do not fit the network."""
     like = jax.ShapeDtypeStruct(model.shape, jnp.float32)
     start = partial(initial_parameters, model.net, model.wrap)
     wanted = jax.eval_shape(start, jax.random.key(0), like)
@@ -225,7 +229,7 @@ def _check_parameters(model: Model) -> None:
 
 
 def _flat(tree: PyTree, above: str = "") -> list[tuple[str, Any]]:
-    """The arrays of nested dictionaries by the names on the way, as "params/Dense_0/kernel"."""
+    """Returns the arrays in nested dictionaries by their paths, as "params/Dense_0/kernel"."""
     if not isinstance(tree, Mapping):
         return [(above, tree)]
     parts = [_flat(tree[name], f"{above}/{name}" if above else name) for name in sorted(tree)]
@@ -233,7 +237,7 @@ def _flat(tree: PyTree, above: str = "") -> list[tuple[str, Any]]:
 
 
 def _nested(flat: Mapping[str, Any]) -> PyTree:
-    """The nested dictionaries that `_flat` was given."""
+    """Returns the nested dictionaries that `_flat` flattened."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *above, name = path.split("/")

@@ -1,17 +1,16 @@
-"""Values made of this library's public functions, as JSON and back.
+"""Converts values made of this library's public functions to JSON and back.
 
-A network, the function that wraps it, a noise process or a sampler is written down as the
-public name of a function or class of this library and its arguments:
+A network, its preconditioning, a noise process or a sampler is written as the public name of a
+function or class of this library, with its arguments:
 
     partial(precondition.edm, sigma_data=0.5)   {"partial": "nets.precondition.edm",
                                                  "with": {"sigma_data": 0.5}}
     ConvScore((32, 64))                         {"make": "nets.ConvScore",
                                                  "with": {"channels": [32, 64], ...}}
 
-A file is data and never a program: reading looks names up in the public names of a few
-rooms (`__all__`) and calls nothing else. Numbers, text, None, lists (read as tuples),
-dictionaries, small arrays and dtypes are written as they are; infinities and NaN as text, so
-that the result is valid JSON.
+A file is data, never a program: reading it looks up names in the `__all__` of a few modules and
+calls nothing else. Numbers, text, None, lists (read as tuples), dictionaries, small arrays and
+dtypes are written directly; infinities and NaN are written as text, so that the JSON is valid.
 """
 
 import dataclasses
@@ -29,20 +28,20 @@ from ebm_jax import guidance, nets, noise, recipes, samplers
 from ebm_jax.nets import precondition
 
 Json = Any
-MOST_ENTRIES = 100_000  # of an array that is written as text: a ladder of levels, not weights
+MOST_ENTRIES = 100_000  # of an array written as text: enough for noise levels, not for weights
 ACTIVATIONS = ("silu", "gelu", "tanh", "softplus", "relu", "elu", "sigmoid")
 
 
 class PlainError(ValueError):
-    """A value that cannot be written as JSON, or JSON that is no value of this library."""
+    """A value that cannot be written as JSON, or JSON that describes no value of this library."""
 
 
 def to_plain(value: Any) -> Json:
     """Returns a value as JSON: numbers, text, lists and dictionaries.
 
     Raises:
-        PlainError: for a function or class that is not a public name of this library, such as
-            a lambda, and for anything else that JSON cannot hold.
+        PlainError: The value contains a function or class that is not a public name of this
+            library, such as a lambda, or anything else that JSON cannot hold.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -58,7 +57,7 @@ def to_plain(value: Any) -> Json:
         return {"make": _name_of(type(value)), "with": _plain_items(value._asdict())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}  # linen's own
+        fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}  # of linen
         return {"make": _name_of(type(value)), "with": _plain_items(fields)}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
@@ -66,7 +65,7 @@ def to_plain(value: Any) -> Json:
         return {"dict": _plain_items(value)}
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return {"dtype": jnp.dtype(value).name}
-    if dtype := getattr(value, "dtype", None):  # jnp.bfloat16 is no class of NumPy's
+    if dtype := getattr(value, "dtype", None):  # jnp.bfloat16 is not a NumPy class
         return {"dtype": jnp.dtype(dtype).name}
     return {"name": _name_of(value)}
 
@@ -75,7 +74,7 @@ def from_plain(plain: Json) -> Any:
     """Returns the value that `to_plain` wrote.
 
     Raises:
-        PlainError: for a name that is not public in this library, or arguments that it refuses.
+        PlainError: A name is not public in this library, or refuses its arguments.
     """
     if isinstance(plain, list):
         return tuple(from_plain(item) for item in plain)
@@ -127,7 +126,7 @@ def _plain_array(array: np.ndarray) -> Json:
 
 @cache
 def _public() -> dict[str, Any]:
-    """The values that a file may name, by their public names."""
+    """Returns the values that a file may name, by their public names."""
     found = {name: value for room in _rooms() for name, value in _public_of(*room)}
     return found | {f"jax.nn.{name}": getattr(jax.nn, name) for name in ACTIVATIONS}
 

@@ -1,4 +1,4 @@
-"""What an energy of points learns: a known law in the plane, or the standardized rows of a file."""
+"""Training tasks for energies of points: a known distribution in the plane, or rows of a file."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,29 +17,30 @@ from ebm_jax.runs.training import fresh_batches
 from ebm_jax.targets import Target
 from ebm_jax.types import Example, PRNGKey
 
-MOST_CORRELATED = 300  # columns whose covariance is taken account of
-JITTER = 1e-4  # of a correlation matrix, which may be singular
-BOX = 4.0  # half the side of the square where chains of a law start
-VALIDATED, MOST_VALIDATED = 10, 2000  # one row in ten of a file, at most so many
-STEPS = {"law": 2e-3, "file": 2e-2}  # of the chains, in units of about unit covariance
+MOST_CORRELATED = 300  # columns up to which a full covariance is fitted
+JITTER = 1e-4  # added to a correlation matrix, which may be singular
+BOX = 4.0  # half the side of the square in which chains start, for a known distribution
+VALIDATED, MOST_VALIDATED = 10, 2000  # one row in ten of a file, at most 2000
+STEPS = {"law": 2e-3, "file": 2e-2}  # step sizes of the chains, for about unit covariance
 
 
 class Task(NamedTuple):
-    """What is learned, and what it is judged by.
+    """A training task for an energy of points, and the data to evaluate it on.
 
     Attributes:
-        problem: for the losses, in the units that the network sees.
-        batches: batches(first_step, count) of clean examples, in the same units.
-        held_out: points to judge by, in the units of the data.
-        names: the names of their columns.
-        sampler: chains, in the units of the data.
-        gaussian: mean and factor of a Gaussian like the smoothed data, in the same units.
-        center: what is taken off a point before the network sees it, or None.
-        scale: what the result is divided by, or None.
-        validation: points of a file that choose the model among those of the training, in the
-            units of the data, or None: fresh draws of a law cannot be learned by heart.
-        facts: what identifies the data.
-        law: the law that is learned, or None.
+        problem: the problem given to the losses, in the units of the network.
+        batches: batches(first_step, count) of clean examples, in the units of the network.
+        held_out: points for evaluation, in the units of the data.
+        names: names of their columns.
+        sampler: MCMC sampler, in the units of the data.
+        gaussian: mean and covariance factor of a Gaussian fitted to the smoothed data, in the
+            units of the data.
+        center: array subtracted from a point before the network, or None.
+        scale: array by which the result is divided, or None.
+        validation: points of a file, in the units of the data, that select the best model seen
+            in training. None for a known distribution, whose draws are always fresh.
+        facts: data identity for the configuration.
+        law: the known distribution, or None.
     """
 
     problem: EnergyProblem
@@ -55,7 +56,7 @@ class Task(NamedTuple):
     law: Target | None = None
 
     def inside(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Points of the data's units in those that the network sees."""
+        """Converts points from the units of the data to those of the network."""
         if self.center is None or self.scale is None:
             return x
         return (x - np.asarray(self.center)) / np.asarray(self.scale)
@@ -72,7 +73,7 @@ def law_task(
     step_size: float | None,
     seed: int,
 ) -> Task:
-    """A law in the plane: fresh draws to train on, and others, smoothed by sigma, to judge by.
+    """A known distribution in the plane: fresh draws to train on, smoothed draws to evaluate on.
 
     Chains are unadjusted Langevin dynamics from uniform starts on [-4, 4]^2.
     """
@@ -104,11 +105,11 @@ def file_task(
     step_size: float | None,
     seed: int,
 ) -> Task:
-    """The rows of a file, standardized by those to train on; other rows are as they are.
+    """The rows of a file, standardized by the training rows; held-out rows keep their units.
 
-    One in ten of the training part is left out of it, to choose the model by.
+    One in ten of the training rows is set aside as validation data, to select the model by.
 
-    Chains are MALA from the Gaussian that is fitted to the data, in its coordinates.
+    Chains are MALA, preconditioned by and started from the Gaussian fitted to the data.
     """
     order = np.random.default_rng(7601).permutation(len(points.train))
     border = min(max(2, len(order) // VALIDATED), MOST_VALIDATED)
@@ -143,9 +144,9 @@ def file_task(
 
 
 def fitted_factor(x: Float[np.ndarray, "n d"]) -> tuple[Array, Array]:
-    """Mean of points and a lower triangular factor of their covariance.
+    """Returns the mean of points and a lower triangular factor of their covariance.
 
-    Above 300 columns the factor is the standard deviation of each column alone.
+    Above 300 columns, the factor is the standard deviation of each column instead.
     """
     wide = np.asarray(x, np.float64)
     mean, spread = jnp.float32(wide.mean(0)), wide.std(0)

@@ -1,4 +1,4 @@
-"""Progress of what takes long: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long computations: a bar on a terminal, occasional lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +10,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from ebm_jax.distributed import is_first
 from ebm_jax.runs.endings import say, stop_if_asked
 
-SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
+SECONDS_BETWEEN_LINES = 10.0  # without a terminal
 
 
 @contextmanager
 def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Progress with rate and remaining time, both unknown until the second call of `advance`.
+    """Shows progress with rate and remaining time, from the second call of `advance` on.
 
-    What is done first includes compiling, whose time says nothing of the rest. Among several
-    processes `advance` also ends the run where one of them received SIGTERM.
+    The time until the first call includes compilation, so it does not count towards the rate.
+    Among several processes, `advance` also ends the run if one of them received SIGTERM.
 
-    Yields `advance(count, note="")`, to be called after every `count` things done.
+    Yields `advance(count, note="")`, to be called each time another `count` items are done.
     """
     first: tuple[int, float] | None = None
     last = time.perf_counter()
@@ -55,7 +55,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., No
 
 
 def forecast(done: int, total: int, now: float, first: tuple[int, float] | None) -> str:
-    """Rate and remaining time since `first`, a count and its time; "" as long as there is none."""
+    """Returns rate and remaining time since `first`, a count and its time, or "" if unknown."""
     if first is None or done == first[0] or now <= first[1]:
         return ""
     rate = (done - first[0]) / (now - first[1])

@@ -1,4 +1,4 @@
-"""Roll-backs: a run that diverges goes back to its last checkpoint, with another key."""
+"""Roll-backs: a run that diverges returns to its last checkpoint and continues with another key."""
 
 from ebm_jax.runs.endings import RunError, say
 from ebm_jax.runs.run import Run
@@ -6,13 +6,13 @@ from ebm_jax.training import TrainingDiverged
 
 
 def past_roll_backs(run: Run) -> list[str]:
-    """What was said of each time that the run went back."""
+    """Returns the messages of all earlier roll-backs of the run."""
     path = run.folder / "roll_backs.txt"
     return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def note_roll_back(run: Run, error: TrainingDiverged, last: int | None, allowed: int) -> None:
-    """Say and write down that the run goes back, or raise the RunError of one that may not."""
+    """Prints and records a roll-back, or raises a RunError if no more are allowed."""
     kept = (
         "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
     )

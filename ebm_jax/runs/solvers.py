@@ -1,8 +1,8 @@
-"""Other samplers for a trained model: any solver, on the noise levels of the model's own.
+"""Chooses another sampler for a trained model: any solver, on the model's own noise levels.
 
-A network knows noise levels and no schedule, so that every solver fits every denoiser. The
-levels are spaced as those of the sampler that the model was saved with: another number of
-them is read off the same curve, and another range stretches it (both in log sigma).
+A network depends on the noise level and not on a schedule, so every solver fits every denoiser.
+Levels are spaced like those of the sampler saved with the model: another number of levels is
+interpolated on the same curve, and another range stretches the curve (both in log sigma).
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ SOLVERS: dict[str, Callable[[noise.Process], samplers.Solver]] = {
     "predictor_corrector": partial(samplers.predictor_corrector, snr=0.16),
 }
 NAMES = (*SOLVERS, "annealed", "flow")
-STEPS_PER_LEVEL = 5  # of annealed Langevin, as NCSNv2
+STEPS_PER_LEVEL = 5  # of annealed Langevin, as in NCSNv2
 
 
 def sampler_for(
@@ -45,18 +45,18 @@ def sampler_for(
     steps: int | None = None,
     levels: tuple[float, float] | None = None,
 ) -> Any:
-    """Returns the model's own sampler, or the one that is asked for.
+    """Returns the model's own sampler, or one that is changed as requested.
 
     Args:
-        model: a denoiser, or an energy, which has its own sampler alone.
+        model: a denoiser, or an energy, which can only use its own sampler.
         solver: one of NAMES; "" for the solver of the model's own sampler.
-        steps: noise levels that are visited, the last of which is denoised, or the steps of an
-            energy's chains; by default as many as the model's own sampler has.
-        levels: the lowest and the highest of them; by default the model's own.
+        steps: number of noise levels, the last of which is followed by a denoising step; for an
+            energy, number of steps of its chains. By default that of the model's own sampler.
+        levels: lowest and highest noise level; by default the model's own.
 
     Raises:
-        RunError: for a solver that does not exist or does not fit, numbers out of range, and a
-            model that was saved without levels.
+        RunError: The solver does not exist or does not fit, a number is out of range, or the
+            model was saved without levels.
     """
     if not solver and steps is None and levels is None:
         return model.sampler
@@ -91,7 +91,7 @@ def noise_levels(sampler: Any, levels: tuple[float, float] | None = None) -> np.
     """Returns the noise levels that a sampler visits, highest first, without a level of 0.
 
     Raises:
-        RunError: for a sampler without levels, unless a range is given.
+        RunError: The sampler has no levels, and no range is given.
     """
     if isinstance(sampler, SolverSampler):
         found = np.asarray(jax.vmap(sampler.process().level)(sampler.times))
@@ -110,7 +110,7 @@ def spaced(own: np.ndarray, steps: int | None, levels: tuple[float, float] | Non
     """Returns `steps` levels on the curve of the levels `own`, stretched to a range.
 
     Raises:
-        RunError: for a range that is none.
+        RunError: The range is empty or not positive.
     """
     low, high = levels or (float(own[-1]), float(own[0]))
     if not 0 < low < high < float("inf"):
@@ -125,9 +125,10 @@ def spaced(own: np.ndarray, steps: int | None, levels: tuple[float, float] | Non
 
 
 def annealed(model: Model, sigmas: jax.Array, steps: int | None) -> AnnealedSampler:
-    """Annealed Langevin between the same levels: NCSNv2's ladder and step, unless it is the own.
+    """Annealed Langevin dynamics from the highest to the lowest of `sigmas`.
 
-    Its ladder is geometric. Without `steps` neighbors overlap as in NCSNv2's technique 2.
+    A model whose own sampler is annealed Langevin keeps its steps per level, on `sigmas`. For
+    others the ladder is geometric, of `steps` levels or of the ratio in NCSNv2's technique 2.
     """
     own, high, low = model.sampler, float(sigmas[0]), float(sigmas[-1])
     if isinstance(own, AnnealedSampler):

@@ -1,11 +1,11 @@
-"""Where samples go as they are drawn: a folder of PNGs, or one .npz.
+"""Writes samples as they are drawn, to a folder of PNGs or to one .npz.
 
     FOLDER/000000.png, 000001.png, ... and FOLDER/sampling.json
-    FILE.npz; until it is whole, FILE.npz.parts/000000.npz, ... and its sampling.json
+    FILE.npz; until it is complete, FILE.npz.parts/000000000.npz, ... and its sampling.json
 
-Every file is written whole or not at all, with the configuration of the samples beside it or
-in it. A call that was interrupted therefore goes on where it was, and samples of another
-configuration are never added.
+Every file is written completely or not at all, with the configuration of the samples in it or
+beside it. An interrupted call can therefore resume, and samples of another configuration are
+never mixed in.
 """
 
 import io
@@ -31,7 +31,7 @@ class Pictures:
     """A folder of images, each a PNG named by its index.
 
     Attributes:
-        there: the indices of the samples that are written.
+        there: indices of the samples written so far.
     """
 
     def __init__(self, out: Path, config: Config, shape: tuple[int, ...]) -> None:
@@ -48,7 +48,7 @@ class Pictures:
         _claim(out, config)
 
     def add(self, index: np.ndarray, samples: np.ndarray) -> None:
-        """Writes samples[j] as the sample index[j]."""
+        """Writes samples[j] as sample number index[j]."""
         for number, pixels in zip(index.tolist(), samples, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
@@ -56,15 +56,15 @@ class Pictures:
             self.there.add(number)
 
     def finish(self) -> None:
-        """Lets go of the folder."""
+        """Releases the folder."""
         files.release(self.folder)
 
 
 class Archive:
-    """An .npz with the array "samples", in the order of the indices.
+    """An .npz with the array "samples", in the order of their indices.
 
     Attributes:
-        there: the indices of the samples that are written.
+        there: indices of the samples written so far.
     """
 
     def __init__(self, out: Path, config: Config, shape: tuple[int, ...]) -> None:
@@ -86,14 +86,14 @@ class Archive:
         _claim(self.folder, config)
 
     def add(self, index: np.ndarray, samples: np.ndarray) -> None:
-        """Writes samples[j] as the sample index[j], for the time being in a part."""
+        """Writes samples[j] as sample number index[j], for now to a part file."""
         path = self.folder / f"{index[0]:09d}.npz"
         files.write_whole(path, _npz(self.config, index, samples))
         self.parts |= dict.fromkeys(index.tolist(), path)
         self.there |= set(self.parts)
 
     def finish(self) -> None:
-        """Makes one file of the parts, and removes them."""
+        """Merges the parts into one file, and removes them."""
         if self.parts:
             paths = [*([self.out] if self.out.exists() else []), *{*self.parts.values()}]
             read = [_read(path) for path in paths]
@@ -106,16 +106,16 @@ class Archive:
 
 
 def open_store(out: Path, config: Config, shape: tuple[int, ...]) -> Pictures | Archive:
-    """Returns the place for samples of this shape at `out`, locked until `finish`.
+    """Returns the store for samples of this shape at `out`, locked until `finish`.
 
     Args:
         out: a file that ends in .npz, or a folder for PNGs.
-        config: what the samples depend on apart from their number, as JSON.
-        shape: the shape of a sample.
+        config: everything that the samples depend on except their number, as JSON.
+        shape: shape of a sample.
 
     Raises:
-        RunError: if `out` holds samples of another configuration or anything else, is written
-            by another process, or cannot be written; if PNGs cannot hold such samples.
+        RunError: `out` holds samples of another configuration or something else, is used by
+            another process, or cannot be written; or PNGs cannot hold such samples.
     """
     try:
         return (Archive if out.suffix == ".npz" else Pictures)(out, config, shape)
@@ -129,13 +129,13 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 def samples_of(path: str) -> str:
-    """Returns the path of the images to judge: of a run's folder, those that the run drew.
+    """Returns the path of the images to evaluate; for a run's folder, that of its samples.
 
     Args:
-        path: a run's folder, or any other place of images, which is returned as it is.
+        path: a run's folder, or any other source of images, which is returned unchanged.
 
     Raises:
-        RunError: for a run that has drawn nothing yet.
+        RunError: The run has drawn no samples yet.
     """
     if not (Path(path) / "config.json").is_file():
         return path
@@ -148,7 +148,7 @@ def samples_of(path: str) -> str:
 
 
 def _refuse_another(out: Path, kept: Config | None, config: Config) -> None:
-    """Raises RunError unless what is kept there, {} if nothing, is of this configuration."""
+    """Raises a RunError unless `kept` is empty or equals this configuration."""
     if kept is None:
         raise RunError(f"{out} holds something else than samples: give another --out.")
     if kept and (changes := files.differences(kept, config)):
@@ -172,7 +172,7 @@ def _npz(config: Config, index: np.ndarray, samples: np.ndarray) -> bytes:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, np.ndarray, np.ndarray]:
-    """The configuration, indices and samples of an .npz; None if it is no such file."""
+    """Returns the configuration (None if the .npz is invalid), indices and samples."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return json.loads(str(archive["sampling"])), archive["index"], archive["samples"]

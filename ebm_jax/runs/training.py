@@ -1,4 +1,4 @@
-"""The training loop of the experiments: `fit` with checkpoints, metrics.csv and a bar."""
+"""The training loop of the experiments: `fit` with checkpoints, metrics.csv and a progress bar."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -62,32 +62,33 @@ def train(
     best: str = "loss",
     save: Callable[[int, PyTree], None] = lambda step, ema: None,
 ) -> TrainState:
-    """Train, or resume, until `num_steps`; the arguments are those of `make_step` and `fit`.
+    """Trains, or resumes training, until `num_steps`, with the arguments of `make_step` and `fit`.
 
     Args:
-        run: where checkpoints and metrics go.
+        run: the run that keeps checkpoints and metrics.
         loss: loss(params, key, example).
         params: initial parameters.
         optimizer: any optax transformation.
         batches: batches(first_step, count), leaves (count, batch, ...).
-        num_steps: the total number of steps.
-        batch_size: examples in a batch, spread over the devices that divide it.
+        num_steps: total number of steps.
+        batch_size: examples per batch, divided among the devices.
         seed: seed of the randomness of the loss.
-        ema_decay: decay of the parameters' moving average.
-        steps_per_call: steps between rows of metrics.csv.
-        one_scan: as for `fit`: False for networks with convolutions.
-        evaluate: figures of the averaged parameters that a row holds besides.
-        prepare: what a step does before the loss, as in `make_step`.
-        memory: its memory at the start.
-        roll_backs: how often a run that diverges may go back to its last checkpoint, or
-            to its start, and on with another key; said, counted in metrics.csv and
-            listed in roll_backs.txt.
-        best: the figure of a row whose lowest value marks the checkpoint that is kept besides
-            the last ones; none is, where there is no such figure.
-        save: save(step, averaged parameters), called in process 0 beside each checkpoint.
+        ema_decay: decay of the exponential moving average (EMA) of the parameters.
+        steps_per_call: steps per row of metrics.csv.
+        one_scan: as for `fit`; False for networks with convolutions.
+        evaluate: evaluate(ema) returns further metrics of a row, for the averaged parameters.
+        prepare: computation before the loss in each step, as for `make_step`.
+        memory: initial memory of `prepare`.
+        roll_backs: number of times that a run that diverges may return to its last checkpoint,
+            or to its start, and continue with another key. Each is printed, counted in
+            metrics.csv and listed in roll_backs.txt.
+        best: metric whose lowest value marks a checkpoint to be kept in addition to the latest
+            ones; none is marked if rows lack this metric.
+        save: save(step, averaged parameters), called in process 0 with each checkpoint.
 
     Raises:
-        RunError: if training diverged once too often; it names the last good checkpoint.
+        RunError: Training diverged more often than allowed; the message names the last good
+            checkpoint.
     """
     machine, mesh = run.machine, run.machine.mesh_for(batch_size)
     state = init_state(params, optimizer, jax.random.key(seed), memory, mesh=mesh)
@@ -147,16 +148,16 @@ def train(
 
 
 def note_saved(run: Run) -> None:
-    """Note in the run's folder that a save has ended, once one has: see `start_anew`."""
+    """Marks in the run's folder that a checkpoint has been saved, if one has; see `start_anew`."""
     if any(path.name.isdecimal() for path in run.checkpoints.iterdir()):
         (run.folder / SAVED).touch()
 
 
 def start_anew(run: Run) -> None:
-    """Say so where an earlier call trained and saved nothing; refuse where its save is gone.
+    """Reports if an earlier call stopped before its first checkpoint; refuses if one was lost.
 
     Raises:
-        RunError: if a checkpoint was saved and none is there.
+        RunError: A checkpoint was saved and none is left.
     """
     rows = run.rows()
     if (run.folder / SAVED).exists():
@@ -169,7 +170,7 @@ def start_anew(run: Run) -> None:
 
 
 def say_memory(compiled: jax.stages.Compiled) -> None:
-    """Say what a step takes of a device's memory, and what to do where that is too much."""
+    """Prints the device memory that a step needs, and advice if there is not enough."""
     plan = memory_plan(compiled)
     of = f"{plan.peak / 2**30:.2f} of {plan.available / 2**30:.1f} GiB"
     say(f"memory of a device: {of} at the peak of a step, {plan.arguments / 2**30:.2f} before it")
@@ -186,7 +187,7 @@ def _follow(
     evaluate: Callable[[PyTree], dict[str, float]],
     save: Callable[[int, PyTree], None],
 ) -> TrainState:
-    """Call for call: a row of metrics.csv, the bar, and a checkpoint now and then."""
+    """Runs the compiled calls, with metrics.csv, the progress bar and occasional checkpoints."""
     done, past = int(state.step), len(past_roll_backs(run))
     run.keep_rows_until(done)
     rows = run.rows()
@@ -223,7 +224,7 @@ def _follow(
 def _without_memory_errors(
     calls: Iterator[tuple[TrainState, dict[str, np.ndarray]]],
 ) -> Iterator[tuple[TrainState, dict[str, np.ndarray]]]:
-    """The same, with a RunError that says what to do where a device's memory is full."""
+    """Yields from `calls`, and turns a device's out-of-memory error into a RunError with advice."""
     try:
         yield from calls
     except jax.errors.JaxRuntimeError as error:
@@ -235,7 +236,7 @@ def _without_memory_errors(
 def fresh_batches(
     draw: Callable[[PRNGKey], Example], seed: int, batch_size: int
 ) -> Callable[[int, int], Array]:
-    """The `batches` of `train` from a law's draws; example i of the run depends on (seed, i)."""
+    """Returns `batches` of fresh draws for `train`; example i depends only on (seed, i)."""
 
     @partial(jax.jit, static_argnums=1)
     def batches(first: int | Array, count: int) -> Array:
