@@ -1,4 +1,4 @@
-"""Noise: processes x_t = alpha(t) x_0 + sigma(t) n, grids and ladders, draws of levels and keys."""
+"""Noise processes x_t = alpha(t) x_0 + sigma(t) n, time grids, and noise levels for training."""
 
 from ebm_jax.noise.grids import (
     Times,

@@ -1,7 +1,7 @@
-"""Grids of times, latest first: where the solvers of a reverse process stop.
+"""Time grids, latest time first: the times at which reverse-process solvers take their steps.
 
-Any ladder of levels is a grid of any process, by `times_of_levels`; of `noise.edm` it is
-one as it stands.
+`times_of_levels` turns any ladder of noise levels into a grid of any process. For `noise.edm`,
+whose time is the noise level, a ladder already is a grid.
 """
 
 import jax
@@ -17,23 +17,45 @@ Times = Float[Array, " times"]
 
 
 def uniform_times(process: Process, num_steps: int, *, t_min: float | None = None) -> Times:
-    """`num_steps` + 1 times evenly spaced from t_max down to t_min, the process' own by default.
+    """Returns `num_steps` + 1 times evenly spaced from t_max down to t_min.
+
+    Args:
+        process: the process whose times are wanted.
+        num_steps: number of steps between times, at least 1.
+        t_min: the last time; the process' own t_min by default.
 
     Raises:
-        ValueError: if `num_steps` is not positive, or `t_min` not at least the process' own
-            and below t_max.
+        ValueError: if `num_steps` is not positive, or `t_min` is below the process' own or not
+            below t_max.
+
+    Examples:
+        >>> from ebm_jax import noise
+        >>> noise.uniform_times(noise.cosine(), 4).shape
+        (5,)
     """
     end = _end("uniform_times", process, num_steps, t_min)
     return jnp.linspace(process.t_max, end, num_steps + 1, dtype=jnp.float32)
 
 
 def log_snr_times(process: Process, num_steps: int, *, t_min: float | None = None) -> Times:
-    """`uniform_times` in another measure: even in log(alpha^2 / sigma^2).
+    """Returns `num_steps` + 1 times evenly spaced in log(alpha^2 / sigma^2).
 
-    Their levels are a `geometric` ladder (arXiv:2206.00927, whose solvers use it).
+    Their noise levels form a `geometric` ladder. This is the grid of the DPM-Solver papers
+    (arXiv:2206.00927).
+
+    Args:
+        process: the process whose times are wanted.
+        num_steps: number of steps between times, at least 1.
+        t_min: the last time; the process' own t_min by default.
 
     Raises:
         ValueError: as `uniform_times`.
+
+    Examples:
+        >>> from ebm_jax import noise
+        >>> times = noise.log_snr_times(noise.edm(sigma_min=0.01, sigma_max=100.0), 4)
+        >>> [round(float(t), 2) for t in times]  # the time of edm is its noise level
+        [100.0, 10.0, 1.0, 0.1, 0.01]
     """
     end = _end("log_snr_times", process, num_steps, t_min)
     first, last = (process.log_snr(jnp.float32(t)) for t in (process.t_max, end))
@@ -42,18 +64,25 @@ def log_snr_times(process: Process, num_steps: int, *, t_min: float | None = Non
 
 
 def times_of_levels(process: Process, sigmas: Float[Array, " levels"]) -> Times:
-    """The times at which x_t / alpha has these noise levels: a grid of any process.
+    """Returns the times at which x_t / alpha has these noise levels: a grid of any process.
 
-    Levels beyond the process' own are clipped to its first or last time. Equal times that
-    this makes of known levels are one time in the result, which may then be shorter than
-    `sigmas`; of traced levels they stay, as steps of length 0.
+    Levels outside the process' own range are clipped to its first or last time. If concrete
+    levels are clipped to the same time, it is kept only once, so the result may be shorter than
+    `sigmas`; traced levels keep such duplicates, as steps of length 0.
 
     Args:
         process: the process whose times are wanted.
         sigmas: noise levels, highest first, such as `karras` or `ddpm_levels`.
 
     Raises:
-        ValueError: for known levels that are negative or NaN.
+        ValueError: for concrete levels that are negative or NaN.
+
+    Examples:
+        >>> from ebm_jax import noise
+        >>> process = noise.vp()
+        >>> times = noise.times_of_levels(process, noise.karras(80.0, 0.1, 5))
+        >>> round(float(process.level(times[0])), 2), round(float(process.level(times[-1])), 2)
+        (80.0, 0.1)
     """
     if isinstance(sigmas, jax.core.Tracer):
         return jax.vmap(process.time_of_level)(sigmas)
@@ -68,14 +97,26 @@ def times_of_levels(process: Process, sigmas: Float[Array, " levels"]) -> Times:
 def ddpm_levels(
     num_steps: int = 1000, *, beta_min: float = 1e-4, beta_max: float = 0.02
 ) -> Float[Array, " levels"]:
-    """The noise levels of a DDPM, highest first: sqrt(1 / abar - 1) (arXiv:2006.11239).
+    """Returns the noise levels of a DDPM, highest first: sqrt(1 / abar - 1) (arXiv:2006.11239).
 
     abar_t is the product of 1 - beta_i, i <= t, for `num_steps` betas evenly spaced from
-    beta_min to beta_max, taken in float64. `times_of_levels` makes them a grid of `vp`,
-    whose continuous beta N times theirs is: abar is 4.0e-5 at the end, and 4.3e-5 there.
+    beta_min to beta_max, computed in float64. `times_of_levels` turns the levels into a grid of
+    `vp`, whose continuous beta is N times theirs. The final abar is 4.0e-5 here, and 4.3e-5
+    for `vp`.
+
+    Args:
+        num_steps: number N of levels.
+        beta_min: the first beta.
+        beta_max: the last beta.
 
     Raises:
-        ValueError: if `num_steps` is not positive or not 0 < beta_min <= beta_max < 1.
+        ValueError: if `num_steps` is not positive, or not 0 < beta_min <= beta_max < 1.
+
+    Examples:
+        >>> from ebm_jax import noise
+        >>> levels = noise.ddpm_levels()
+        >>> round(float(levels[0])), round(float(levels[-1]), 2)
+        (157, 0.01)
     """
     check_count("ddpm_levels", num_steps=num_steps)
     if not 0 < beta_min <= beta_max < 1:
@@ -88,7 +129,7 @@ def ddpm_levels(
 
 
 def _end(name: str, process: Process, num_steps: int, t_min: float | None) -> float:
-    """The last time of a grid, once its arguments are checked."""
+    """Checks the arguments of a grid and returns its last time."""
     check_count(name, num_steps=num_steps)
     end = process.t_min if t_min is None else t_min
     if not process.t_min <= end < process.t_max:
