@@ -71,7 +71,7 @@ def train(
         optimizer: any optax transformation.
         batches: batches(first_step, count), leaves (count, batch, ...).
         num_steps: total number of steps.
-        batch_size: examples per batch, divided among the devices.
+        batch_size: examples per batch, split over as many of the devices as divide it.
         seed: seed of the randomness of the loss.
         ema_decay: decay of the exponential moving average (EMA) of the parameters.
         steps_per_call: steps per row of metrics.csv.
