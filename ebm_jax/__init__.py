@@ -1,6 +1,7 @@
-"""ebm_jax: train, sample and judge models known only up to a constant, in JAX.
+"""ebm_jax: energy-based models, score networks and diffusion models in JAX.
 
-`import ebm_jax` takes no time: rooms such as `ebm_jax.losses` are imported at their first use.
+It trains, samples and evaluates models that are known only up to a normalizing constant.
+`import ebm_jax` is fast: submodules such as `ebm_jax.losses` are imported at first use.
 """
 
 import importlib

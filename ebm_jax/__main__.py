@@ -1,7 +1,7 @@
-"""The command `ebm-jax`, also `python -m ebm_jax`: lists what it can run, and runs it.
+"""The command `ebm-jax`, also `python -m ebm_jax`: lists and runs the experiments and commands.
 
 ebm-jax                        lists the experiments and the commands on their runs
-ebm-jax edm --num-steps 100    runs one; the flags after its name are its own
+ebm-jax edm --num-steps 100    runs an experiment; the flags after its name are its own
 """
 
 import ast
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-EXTRA = ("tyro", "rich", "matplotlib")  # what only the extra `experiments` installs
+EXTRA = ("tyro", "rich", "matplotlib")  # installed only by the extra `experiments`
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the experiment or command that is named first; without a name it lists all.
+    """Runs the experiment or command that is named first, or lists all if none is named.
 
     Args:
         argv: the command line without the program; that of the process by default.
@@ -40,18 +40,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def experiments_folder() -> Path:
-    """The folder of the experiments: inside the package if installed, beside it in a clone."""
+    """Returns the folder of the experiments: in the package if installed, beside it in a clone."""
     inside = PACKAGE / "experiments"
     return inside if inside.is_dir() else PACKAGE.parent / "experiments"
 
 
 def commands_folder() -> Path:
-    """The folder of the commands on runs."""
+    """Returns the folder of the commands on runs."""
     return PACKAGE / "runs" / "commands"
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """The files of a folder that can be run, by their names."""
+    """Returns the files of a folder that can be run, by name."""
     return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
 
 
@@ -60,7 +60,7 @@ def listing(program: str) -> str:
     lines = [f"usage: {program} NAME [flags]", f"       {program} NAME --help", ""]
     experiments, commands = files(experiments_folder()), files(commands_folder())
     for name in commands.keys() & experiments.keys():
-        del experiments[name]  # it is the command that the name runs
+        del experiments[name]  # the name runs the command
     groups = {"Experiments:": experiments, "Commands on runs and their models:": commands}
     for title, group in groups.items():
         lines += [title, *(f"  {n:<20}{first_line(p)}" for n, p in group.items()), ""]
@@ -68,22 +68,22 @@ def listing(program: str) -> str:
 
 
 def first_line(path: Path) -> str:
-    """Returns the first line of a file's docstring; the file is parsed and not run."""
+    """Returns the first line of a file's docstring; the file is parsed, not run."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0]
 
 
 def refusal(name: str, names: Sequence[str], program: str) -> str:
-    """Returns the sentence for a name that is not there, with those nearest to it."""
+    """Returns the error message for an unknown name, with the nearest known names."""
     near = difflib.get_close_matches(name.replace("-", "_"), names)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"{name!r} is no experiment or command: `{program}` lists all.{meant}"
 
 
 def run_file(path: Path, argv: Sequence[str]) -> None:
-    """Runs a file as the program, as `python FILE` would, with these arguments."""
+    """Runs a file as the main program with these arguments, as `python FILE` would."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports: no traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback on Ctrl-C during imports
     spec = importlib.util.spec_from_file_location("__main__", path)
     assert spec is not None
     assert spec.loader is not None
