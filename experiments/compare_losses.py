@@ -1,21 +1,22 @@
-"""Every loss of the library on the same laws in the plane, judged by quadrature.
+"""Compares every energy loss of the library on distributions in the plane, by quadrature.
 
     python -m experiments.compare_losses
     python -m experiments.compare_losses --data moons --only "denoising" "persistent CD"
 
-Laws are smoothed by sigma = .1, so that all losses have the same thing to learn and its
-density exists. One network, one optimizer, several seeds trained side by side on all cores;
-a row gives means over seeds and 95% intervals (Student's t):
+The distributions are smoothed by sigma = .1, so that all losses share one target, which has a
+density. They share one network and one optimizer, and several seeds are trained in parallel on
+all cores. A row gives means over seeds with 95% intervals (Student's t):
 
-- KL(law || model) in nats, by quadrature: the judge;
-- squared MMD of exact draws of the model (from the grid: no chain is judged) against the law's;
-- Fisher divergence E 1/2 |s_model - s_law|^2 over the law;
-- weights: the largest error of the model's mass near a mode (each moon, black square, Gaussian);
-- seconds of training of one seed on one core: those of all, times cores, over seeds; no compiling.
+- KL(data || model) in nats, by quadrature: the ranking;
+- squared MMD between the data and exact draws of the model (from the grid, without MCMC);
+- Fisher divergence E 1/2 |s_model - s_data|^2 over the data;
+- weights: the largest error of the model's mass near a mode (a moon, black square, Gaussian);
+- seconds: core-seconds of training per seed (all seeds' time, times cores, over seeds), without
+  compilation.
 
 A finished cell is never trained again. The default takes about half an hour on 2 cores, and less
-with `--only` or a lower `--effort`. Expect a KL near .01 nats at best on the checkerboard, below
-.005 on the others.
+with `--only` or a lower `--effort`. Expect a KL of about .01 nats at best on the checkerboard, and
+below .005 on the others.
 """
 
 import time
@@ -53,7 +54,7 @@ from ebm_jax.types import Example, PRNGKey, Scalar
 
 HALF_WIDTH, CELLS = 6.0, 400
 TEXT = ("data", "loss")  # columns of metrics.csv that hold names
-CALLS = 20  # compiled calls of a training
+CALLS = 20  # compiled calls per training
 Name = Literal["moons", "checkerboard", "eight_gaussians", "rings", "two_spirals"]
 FIGURES = ("KL", "squared MMD", "Fisher divergence", "weights")
 
@@ -71,19 +72,19 @@ def main(
     num_seeds: int = 4,
     seed: int = 0,
 ) -> None:
-    """Train every loss on every law and compare what came out.
+    """Trains every loss on every distribution and compares the results.
 
     Args:
         run: the run.
-        data: the laws.
+        data: the data distributions.
         only: the losses; all by default.
-        sigma: smoothing of the laws.
+        sigma: noise level that smooths the distributions.
         widths: hidden widths of the energy's MLP.
-        batch_size: fresh examples in a step.
-        learning_rate: peak of Adam's, decayed to 0 by a cosine.
-        effort: times each loss's own number of steps.
-        num_seeds: trainings of each loss on each law.
-        seed: the first seed.
+        batch_size: fresh examples per step.
+        learning_rate: peak learning rate of Adam, decayed to 0 by a cosine.
+        effort: factor that multiplies each loss's own number of steps.
+        num_seeds: trainings of each loss on each distribution.
+        seed: first seed.
     """
     unknown = set(only) - set(ENERGY_METHODS)
     if unknown:
@@ -125,7 +126,7 @@ def main(
 
 
 def make_problem(law: Target, sigma: float, net: EnergyMLP, seed: int) -> EnergyProblem:
-    """What is to be learned of a smoothed law, with draws that noise laws are fitted to."""
+    """Returns the learning problem of a smoothed distribution, with draws to fit noise to."""
     keys = example_keys(jax.random.key(seed + 1000), jnp.arange(10_000))
 
     def start(key: PRNGKey) -> Example:
@@ -144,9 +145,9 @@ def train(
     num_seeds: int,
     seed: int,
 ) -> tuple[PyTree, float]:
-    """Averaged parameters of every seed, and the seconds of all, compiling left out.
+    """Trains all seeds; returns their averaged parameters and the seconds without compilation.
 
-    `laws` are the law and its smoothing.
+    `laws` are the data distribution and its smoothed version.
     """
     objective = method.objective(problem)
     calls = max(1, round(effort * method.num_steps / CALLS))
@@ -180,7 +181,7 @@ def train(
 
 
 def make_judge(problem: EnergyProblem, law: Target, name: str) -> tuple[Any, Array]:
-    """judge(params, seeds) -> (figures, log density on the grid), and that of the law."""
+    """Returns judge(params, seeds) -> (metrics, log density on a grid), and that of the data."""
     assert law.energy is not None
     assert law.score is not None
     energy_of_law, score_of_law = law.energy, law.score
@@ -220,7 +221,7 @@ def make_judge(problem: EnergyProblem, law: Target, name: str) -> tuple[Any, Arr
 
 
 def regions(name: str) -> tuple[Any, int]:
-    """The mode that a point is nearest to, as its number, and how many there are."""
+    """Returns a function from a point to the index of its nearest mode, and the mode count."""
     if name == "checkerboard":
         cells = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
         centers = 2.0 * jnp.array(cells, jnp.float32) - 3
@@ -233,14 +234,14 @@ def regions(name: str) -> tuple[Any, int]:
         shift = jnp.array([1.0, 0.2])
         arcs = jnp.concatenate([arc - shift[None], -arc + jnp.array([[1.0, 0.8]])])
         return lambda x: jnp.argmin(jnp.sum((arcs - x[None]) ** 2, -1)) // 64, 2
-    else:  # rings by radius, spirals by arm are quadrants enough
+    else:  # for rings and spirals, quadrants are enough
         centers = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     return lambda x: jnp.argmin(jnp.sum((centers - x[None]) ** 2, -1)), len(centers)
 
 
 def summary(figures: dict[str, Array]) -> dict[str, float]:
-    """Means over seeds and half-widths of their 95% intervals."""
-    import scipy.stats  # half a second of import that --help does not owe
+    """Returns means over seeds and the half-widths of their 95% intervals."""
+    import scipy.stats  # takes half a second to import, which --help need not wait for
 
     row = {}
     for name, values in figures.items():
@@ -252,7 +253,7 @@ def summary(figures: dict[str, Array]) -> dict[str, float]:
 
 
 def best(rows: list[dict[str, str]], data: tuple[str, ...]) -> dict[str, float]:
-    """The least KL on every law, of losses with chains and without."""
+    """Returns the lowest KL on each distribution, for losses with and without chains."""
     results = {}
     for law in data:
         for kind, chains in (("without chains", False), ("with chains", True)):
@@ -266,7 +267,7 @@ def best(rows: list[dict[str, str]], data: tuple[str, ...]) -> dict[str, float]:
 def report(
     run: Run, rows: list[dict[str, str]], data: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    """The page: one figure of all densities, one table a law, least KL first."""
+    """Writes the page: all densities, and a table per distribution, lowest KL first."""
     from ebm_jax.runs import page
 
     figure = page.Figure(figsize=(1.25 * (len(names) + 1), 1.45 * len(data)), layout="constrained")
@@ -296,7 +297,7 @@ def report(
 
 
 def table_row(row: dict[str, str]) -> list[str]:
-    """One loss on one law: figures with intervals, and whether it came to the goal."""
+    """Returns one loss on one distribution: metrics with intervals, and whether it met the goal."""
     method = ENERGY_METHODS[row["loss"]]
     figures = [f"{float(row[f]):.4f} ± {float(row[f'{f} interval']):.4f}" for f in FIGURES]
     reached = float(row["KL"]) <= (0.05 if method.chains else 0.02)
@@ -306,7 +307,7 @@ def table_row(row: dict[str, str]) -> list[str]:
 
 
 def reason(row: dict[str, str]) -> str:
-    """What the figures say of a KL that is too high."""
+    """Explains a high KL by the other metrics."""
     kl, interval, fisher, weights = (
         float(row[name]) for name in ("KL", "KL interval", "Fisher divergence", "weights")
     )
@@ -323,12 +324,12 @@ def reason(row: dict[str, str]) -> str:
 
 
 def density_file(row: Mapping[str, str]) -> str:
-    """The file of the density of a row of metrics.csv."""
+    """Returns the name of the density file for a row of metrics.csv."""
     return f"{row['data']}-{file_name(row['loss'])}.npz"
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file holds a density, whole."""
+    """Returns True if a file holds a complete density."""
     try:
         with np.load(path) as file:
             return file["log_p"].size > 0

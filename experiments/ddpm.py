@@ -1,14 +1,14 @@
-"""Denoising diffusion probabilistic models on images: noise prediction and ancestral sampling.
+"""Denoising diffusion probabilistic models (DDPM) of images: noise prediction, ancestral sampling.
 
     python -m experiments.ddpm                  digits bundled with scikit-learn, 8x8
     python -m experiments.ddpm --data mnist/    a folder of MNIST's idx files, of images, or .npz
 
-A network predicts the noise at the thousand levels of a DDPM (arXiv:2006.11239) with the simple
-loss, the same weight at each. Levels in the middle are drawn more often, log-normally, where the
-paper draws all of them alike: a third lie above 10, where nothing is left to learn. Every level
-keeps its own loss, and with it the minimum. Samples are drawn by the ancestral sampler, clipped
-at every step and on as many steps as asked for; the variational bound of held-out images is
-measured in bits per dimension, with its three parts.
+A network predicts the noise at the 1000 levels of DDPM (arXiv:2006.11239) with the simple loss,
+equally weighted at each level. The paper draws levels uniformly; here they are drawn from a
+log-normal distribution, more often in the middle, because a third of the levels lie above 10,
+where there is nothing left to learn. The loss at each level, and so its minimum, is unchanged.
+Samples are drawn by the ancestral sampler with any number of steps, clipped at every step. The
+variational bound of held-out images is estimated in bits per dimension, with its three parts.
 
 The default run takes under three minutes on 2 cores.
 """
@@ -61,32 +61,32 @@ def main(
     num_likelihoods: int = 64,
     seed: int = 0,
 ) -> None:
-    """Learn images by predicting noise, draw new ones ancestrally, and bound their likelihood.
+    """Trains a DDPM on images, draws samples, and bounds the likelihood of held-out images.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         num_steps: optimization steps.
-        batch_size: images in a step.
-        learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
-        ema_decay: decay of the parameters' moving average, which samples use.
+        batch_size: images per step.
+        learning_rate: peak learning rate of Adam: 5% of the steps warm up, a cosine decays to 0.
+        ema_decay: decay of the exponential moving average (EMA) of the parameters.
         level_median: median of the log-normal noise levels of training; each is replaced by the
-            nearest of the thousand.
+            nearest of the 1000 levels.
         level_spread: standard deviation of their logarithms.
-        channels: channels of the network at the first resolution, in multiples of 4.
-        multipliers: of `channels`, one for each resolution; it halves from one to the next.
-        blocks: residual blocks at each resolution on the way down; one more on the way up.
-        sample_steps: ancestral steps, spread evenly over the thousand levels.
-        variance: of an ancestral step, "small" or "large".
-        conditional: learn the classes of labeled data too, and draw samples of each in turn.
-        label_dropout: how often training hides the label, for classifier-free guidance.
-        guidance_scale: classifier-free guidance of the samples; 1 is none.
-        guidance_interval: the lowest and highest noise level of guidance; all by default.
-        num_samples: samples to draw; by default as many as images were held out, at most 1000.
-        num_likelihoods: held-out images whose bound is measured.
-        seed: seed of everything.
+        channels: channels of the network at the first resolution, a multiple of 4.
+        multipliers: factors of `channels` at each resolution, which halves from one to the next.
+        blocks: residual blocks at each resolution on the way down, and one more on the way up.
+        sample_steps: ancestral steps, spread evenly over the 1000 levels.
+        variance: variance of an ancestral step, "small" or "large".
+        conditional: train with the classes of labeled data, and draw samples of each in turn.
+        label_dropout: probability of dropping the label in training, for classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance of the samples; 1 means no guidance.
+        guidance_interval: lowest and highest noise level of the guidance; all by default.
+        num_samples: number of samples; by default that of held-out images, at most 1000.
+        num_likelihoods: number of held-out images whose bound is estimated.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     shape, sigmas = images.pixels.shape[1:], noise.ddpm_levels(NUM_LEVELS)
@@ -94,7 +94,7 @@ def main(
     num_classes = None if names is None else len(names)
     visited = np.linspace(0, NUM_LEVELS - 1, min(sample_steps, NUM_LEVELS)).round().astype(int)
     process = partial(noise.vp, t_max=1.01)  # the top level of a DDPM is 157
-    lowest = shape[0] // 2 ** (len(multipliers) - 1)  # where there is attention
+    lowest = shape[0] // 2 ** (len(multipliers) - 1)  # the resolution with attention
     recipe = DiffusionRecipe(
         net=UNet(channels, multipliers, blocks, (lowest,), dropout=0.0, num_classes=num_classes),
         wrap=precondition.vp,
@@ -159,7 +159,7 @@ def main(
 
 
 def nearest_level(u: Scalar, *, sigmas: noise.Ladder, mean: float, std: float) -> Scalar:
-    """Returns the level of the ladder that is nearest to the quantile u of a log-normal law."""
+    """Returns the level of the ladder nearest to the quantile u of a log-normal distribution."""
     sigma = noise.log_normal_level(u, mean=mean, std=std)
     return sigmas[jnp.argmin(jnp.abs(jnp.log(sigmas / sigma)))]
 

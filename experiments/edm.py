@@ -1,13 +1,14 @@
-"""A diffusion model of images: EDM's training, sampler and likelihood.
+"""A diffusion model of images by EDM: training, sampling and likelihood.
 
     python -m experiments.edm                     digits bundled with scikit-learn, 8x8
     python -m experiments.edm --data mnist --patch 2 --channels 64 128 --level-median 1.5
 
 A denoiser D(x, sigma) is trained at log-normal noise levels with EDM's preconditioning and
-weight (arXiv:2206.00364). Samples follow the probability flow by Heun's method over 18 levels,
-35 evaluations each. The same flow gives the exact likelihood of held-out images, in bits per
-dimension with its standard error. Samples are judged against held-out images by metrics whose
-floor is that of other training images against the same.
+weight (arXiv:2206.00364). Samples follow the probability-flow ODE by Heun's method over 18
+levels, with 35 function evaluations (NFE) each. The same ODE gives the likelihood of held-out
+images, with random probes of its divergence, in bits per dimension with a standard error.
+Samples are compared with held-out images. Each metric has a floor, its value for other training
+images in place of samples.
 
 The default run takes under three minutes on 2 cores.
 """
@@ -58,36 +59,36 @@ def main(
     num_probes: int = 1,
     seed: int = 0,
 ) -> None:
-    """Learn images with a denoiser, draw new ones by Heun's method, and measure its likelihood.
+    """Trains a denoiser on images, samples by Heun's method, and estimates the likelihood.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         num_steps: optimization steps.
-        batch_size: images in a step.
-        learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
-        ema_decay: decay of the parameters' moving average, which samples use.
-        level_median: median of the log-normal noise levels of training; .3 is EDM's. The
-            larger the image, the higher the level that settles its shapes: about 2 for 28x28.
+        batch_size: images per step.
+        learning_rate: peak learning rate of Adam: 5% of the steps warm up, a cosine decays to 0.
+        ema_decay: decay of the exponential moving average (EMA) of the parameters.
+        level_median: median of the log-normal noise levels of training; EDM's is .3. Larger
+            images need higher levels to learn their shapes: about 2 for 28x28.
         level_spread: standard deviation of their logarithms.
         channels: channels of the network at each resolution, multiples of 8.
         blocks: residual blocks at each resolution.
         patch: side of the squares of pixels that the network sees as one.
-        num_levels: noise levels of the sampler; it takes 2 num_levels - 1 evaluations.
-        churn: let every step between levels .3 and 20 first add noise, 1.4 times the level:
-            later steps correct errors of earlier ones; use some 30 levels.
-        conditional: learn the classes of labeled data too, and draw samples of each in turn.
-        label_dropout: how often training hides the label, for classifier-free guidance.
-        guidance_scale: classifier-free guidance of the samples; 1 is none.
-        guidance_interval: the lowest and highest noise level of guidance; all by default.
-        sigma_min: lowest noise level of sampler and likelihood; pixels lie in [-1, 1].
+        num_levels: noise levels of the sampler, which takes 2 num_levels - 1 evaluations.
+        churn: first add noise in every step between levels .3 and 20, up to 1.4 times the level.
+            Later steps then correct errors of earlier ones; use about 30 levels.
+        conditional: train with the classes of labeled data, and draw samples of each in turn.
+        label_dropout: probability of dropping the label in training, for classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance of the samples; 1 means no guidance.
+        guidance_interval: lowest and highest noise level of the guidance; all by default.
+        sigma_min: lowest noise level of sampler and likelihood, for pixels in [-1, 1].
         sigma_max: highest noise level.
-        num_samples: samples to draw; by default as many as images were held out, at most 1000.
-        num_likelihoods: held-out images whose likelihood is measured.
-        num_probes: random probes of the divergence for each image.
-        seed: seed of everything.
+        num_samples: number of samples; by default that of held-out images, at most 1000.
+        num_likelihoods: number of held-out images whose likelihood is estimated.
+        num_probes: random probes of the divergence per image.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     shape = images.pixels.shape[1:]

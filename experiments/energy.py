@@ -1,22 +1,22 @@
-"""An energy E(x) of points: laws in the plane, or anybody's data of any dimension.
+"""An energy E(x) of points: distributions in the plane, or your own data of any dimension.
 
     python -m experiments.energy                          eight Gaussians in the plane
     python -m experiments.energy --data checkerboard
     python -m experiments.energy --data points.csv --loss sliced
 
 An MLP energy is trained by one of the library's losses, denoising score matching by default, on
-data with noise of sigma: what it learns is the law smoothed by sigma, its constant stays free.
-Markov chains on E draw samples. A file's columns are standardized, with sigma in those units; E,
-samples and results are in the units of the file again. A tenth of the rows chooses the model that
-is kept among those of the training, so that a small file is not learned by heart:
+data with added noise of level sigma. It learns the smoothed distribution, up to a constant.
+Samples are drawn by MCMC on E. The columns of a file are standardized, and sigma is in those
+units; E, samples and results are in the units of the file again. A tenth of the training rows is
+set aside to select the best model seen in training, so that a small file is not memorized:
 
     energy_fn = ebm_jax.load("runs/energy").energy
 
-Held-out points are judged by the exact score-matching loss and by the log-likelihood, whose log Z
-comes from annealed importance sampling: from a Gaussian that is fitted to the data forward, and
-from the ends of the chains backward. Where a law has a density, KL(data || model) is exact to
-quadrature on a grid. Expect a KL of about .002 nats on eight_gaussians and .013 on checkerboard,
-in a minute or two on 2 cores.
+Held-out points are evaluated by the exact score-matching loss and by the log-likelihood. Its
+log Z comes from annealed importance sampling (AIS): forward from a Gaussian fitted to the data,
+and backward from the ends of the chains. If the distribution has a known density, KL(data ||
+model) is computed by quadrature on a grid. Expect a KL of about .002 nats on eight_gaussians and
+.013 on checkerboard, in a minute or two on 2 cores.
 """
 
 import csv
@@ -48,9 +48,9 @@ from ebm_jax.runs.points import Task, file_task, law_task
 from ebm_jax.runs.run import Run
 from ebm_jax.types import EnergyFn
 
-HALF_WIDTH = 6.0  # of the square of quadrature; the laws lie within about 4
-MOST_ANNEALED = 1024  # chains of annealed importance sampling
-RATE = 6e-3  # of Adam where an objective's own rate is 1
+HALF_WIDTH = 6.0  # of the square of quadrature; the distributions lie within about 4
+MOST_ANNEALED = 1024  # maximum number of chains of annealed importance sampling
+RATE = 6e-3  # learning rate of Adam for an objective whose own rate is 1
 Law = Literal["eight_gaussians", "two_spirals", "rings", "moons", "pinwheel", "checkerboard"]
 LOSSES = {
     "dsm": "denoising",
@@ -93,26 +93,27 @@ def main(
     anneal_levels: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Learn an energy of points, sample it, and measure its likelihood.
+    """Trains an energy of points, draws samples, and estimates its likelihood.
 
     Args:
         run: the run.
         data: eight_gaussians, two_spirals, rings, moons, pinwheel or checkerboard; or the path of
             a .npy, .csv or .npz with one point per row.
-        loss: how the energy is trained.
-        sigma: noise level; the energy learns the law smoothed by it. Columns of a file are scaled
-            to a standard deviation of 1 first.
+        loss: loss that trains the energy.
+        sigma: noise level that smooths the data. The columns of a file are first scaled to a
+            standard deviation of 1.
         num_steps: optimization steps.
-        batch_size: examples in a step.
-        learning_rate: peak of Adam's, decayed to 0 by a cosine; by default what suits the loss.
+        batch_size: examples per step.
+        learning_rate: peak learning rate of Adam, decayed to 0 by a cosine; the default depends
+            on the loss.
         widths: hidden widths of the energy's MLP.
-        num_chains: Markov chains, each of which draws one sample.
-        chain_steps: steps of a chain, from a uniform start on [-4, 4]^2, or for a file from the
-            Gaussian that is fitted to it.
-        step_size: step size of the chains; by default .002, or for a file .02, in units in which
-            the data's covariance is about I.
+        num_chains: number of Markov chains, which draw one sample each.
+        chain_steps: steps of a chain, from a uniform start on [-4, 4]^2, or for a file from a
+            Gaussian fitted to it.
+        step_size: step size of the chains, by default .002, or .02 for a file, in units in which
+            the covariance of the data is about I.
         anneal_levels: levels of annealed importance sampling.
-        seed: seed of everything.
+        seed: seed of all random numbers.
     """
     options: dict[str, Any] = {"sigma": sigma, "batch_size": batch_size, "chain_steps": chain_steps}
     options |= {"step_size": step_size, "seed": seed}
@@ -160,7 +161,7 @@ def main(
 
 
 def read(path: str) -> Points:
-    """Points of a file; what is neither a law's name nor a file is refused with both."""
+    """Reads the points of a file; raises a RunError with all choices if there is no such file."""
     if not Path(path).exists():
         raise RunError(
             f"--data got {path}, which does not exist: give one of {', '.join(get_args(Law))}, or "
@@ -170,7 +171,7 @@ def read(path: str) -> Points:
 
 
 def make_objective(loss: Loss, task: Task) -> Objective:
-    """The objective of that name, or a RunError where it cannot take such points."""
+    """Returns the objective of a loss, or raises a RunError if it does not fit these points."""
     try:
         return ENERGY_METHODS[LOSSES[loss]].objective(task.problem)
     except ValueError as error:
@@ -178,17 +179,17 @@ def make_objective(loss: Loss, task: Task) -> Objective:
 
 
 def validation_loss(task: Task, seed: int, model: Model) -> float:
-    """The mean score-matching loss of the points that choose the model, in standardized units."""
+    """Mean score-matching loss of the validation points, in standardized units."""
     assert task.validation is not None
     inside = model._replace(center=None, scale=None).energy
     return float(jnp.mean(score_matching_losses(inside, task.inside(task.validation), seed)))
 
 
 def judge(energy_fn: EnergyFn, task: Task, sigma: float, samples: np.ndarray) -> dict[str, float]:
-    """KL by quadrature, MMD, and the share of samples in the support.
+    """Returns KL by quadrature, MMD, and the fraction of samples in the support of the data.
 
-    The support is where the smoothed density exceeds the level that 99% of data exceed,
-    or, without a density, what lies as near to data as 99% of data do to other data.
+    The support is where the smoothed density exceeds its 1% quantile over the data. Without a
+    density, it is all points as near to the data as 99% of other data are.
     """
     results = {}
     count = min(len(samples), len(task.held_out))
@@ -219,7 +220,7 @@ def judge(energy_fn: EnergyFn, task: Task, sigma: float, samples: np.ndarray) ->
 
 
 def write_csv(path: Path, samples: np.ndarray, names: Sequence[str]) -> None:
-    """Samples as text, with a line of names."""
+    """Writes samples as text, with a header line."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
@@ -229,7 +230,7 @@ def write_csv(path: Path, samples: np.ndarray, names: Sequence[str]) -> None:
 def report(
     run: Run, model: Model, task: Task, samples: np.ndarray, results: dict[str, float]
 ) -> None:
-    """The page: panels of the plane or pairs of columns, the metrics and the curves."""
+    """Writes the page: panels of the plane or pairs of columns, metrics and training curves."""
     from ebm_jax.runs import page, scatter
 
     if len(task.names) == 2:

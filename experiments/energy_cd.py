@@ -1,20 +1,21 @@
-"""An energy of images by maximum likelihood: persistent contrastive divergence.
+"""An energy of images by maximum likelihood: persistent contrastive divergence (PCD).
 
     python -m experiments.energy_cd                       digits bundled with scikit-learn, 8x8
     python -m experiments.energy_cd --data mnist/         MNIST's idx files, images, or .npz
     python -m experiments.energy_cd --preset convergent   chains at temperature 1
 
-A convolutional energy E(x) falls at data and rises at the ends of Langevin chains. These live in
-a replay buffer and go on from step to step; a whole step is one compiled call. What was learned
-is judged by samples (chains from fresh noise, many times longer than in training), by denoising
-of held-out images, and by telling held-out images from what is none (AUROC of -E).
+A convolutional energy E(x) is lowered at data and raised at the ends of Langevin chains. The
+chains live in a replay buffer and continue from step to step; a whole step is one compiled call.
+The model is evaluated by samples (chains from fresh noise, many times longer than in training),
+by denoising held-out images, and by telling held-out images from other images (AUROC of -E).
 
-The default run takes about two minutes on 2 cores; expect samples that look like digits, at a
-Frechet distance 3 to 4 times the floor, and an AUROC of 1 against all but digits upside down or
-mirrored. Chains of `short_run` lie deeper than any image (AUROC 0 against the model's samples:
-exp(-E) is no density of the data), those of `convergent` as deep as the data (AUROC near .5),
-and with the noise that was added to the data still in them. A step on 28x28 images takes ten
-times as long; there `convergent` draws strokes after 400 steps, `short_run` still a texture.
+The default run takes about two minutes on 2 cores. Expect samples that look like digits, at a
+Frechet distance 3 to 4 times the floor, and an AUROC of 1 against everything but digits upside
+down or mirrored. Chains of `short_run` end at a lower energy than any image (AUROC 0 against the
+model's samples: exp(-E) is not a density of the data). Those of `convergent` end at the energy of
+the data (AUROC near .5), and still contain the noise that was added to the data. A step on 28x28
+images takes ten times as long; there `convergent` draws strokes after 400 steps, `short_run`
+still a texture.
 """
 
 from functools import partial
@@ -41,10 +42,10 @@ from ebm_jax.sharding import spread
 from ebm_jax.types import EnergyFn, Example
 
 CHUNK = 200  # chains in one compiled call
-DENOISED = 1000  # images, held out and of training, that are denoised
+DENOISED = 1000  # maximum number of images to denoise, both held-out and training
 ROLL_BACKS = 3
-# The published runs take hours; these changes make it minutes on 2 cores. At temperature 1 a
-# coarser noise lets chains mix in 60 steps instead of 500, and data are smoothed accordingly.
+# The published runs take hours; with these changes they take minutes on 2 cores. At temperature 1,
+# larger noise lets chains mix in 60 steps instead of 500, and the data are smoothed accordingly.
 BRIEF: dict[str, dict[str, Any]] = {
     "short_run": {"buffer_size": 1024, "batch_size": 64, "learning_rate": 1e-3},
     "convergent": {
@@ -79,22 +80,22 @@ def main(
     on_divergence: Literal["stop", "roll_back"] = "stop",
     seed: int = 0,
 ) -> None:
-    """Learn an energy of images by persistent contrastive divergence and judge it.
+    """Trains an energy of images by persistent contrastive divergence, and evaluates it.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
-        preset: which of `ebm_jax.recipes`, with the changes to it that are printed.
-        num_steps: optimization steps; the learning rate falls to 0 by a cosine.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
+        preset: recipe of `ebm_jax.recipes`; the run prints its changes to it.
+        num_steps: optimization steps; the learning rate decays to 0 by a cosine.
         channels: channels of the energy's layers, each of which halves the sides.
-        ema_decay: decay of the parameters' moving average, which is judged.
-        sample_steps: Langevin steps of a sample, from uniform noise.
-        num_samples: samples to draw; by default as many as images were held out, at most 1000.
-        noise_level: standard deviation of the noise that is to be removed; pixels lie in [-1, 1].
-        on_divergence: stop, or go back to the last checkpoint with another key, thrice at most.
-        seed: seed of everything.
+        ema_decay: decay of the exponential moving average (EMA) of the parameters.
+        sample_steps: Langevin steps per sample, from uniform noise.
+        num_samples: number of samples; by default that of held-out images, at most 1000.
+        noise_level: standard deviation of the noise to be removed, for pixels in [-1, 1].
+        on_divergence: stop, or roll_back to the last checkpoint with another key, at most 3 times.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     check_judged(images, held_out, num_samples)
@@ -149,13 +150,13 @@ def main(
 
 
 def smoothed(recipe: ChainRecipe, x: np.ndarray, seed: int) -> np.ndarray:
-    """Images with the noise that training adds to data: what the energy has learned."""
+    """Adds the noise of training to images: the distribution that the energy has learned."""
     noise = np.random.default_rng(seed).normal(size=x.shape)
     return (x + recipe.data_noise * noise).astype(np.float32)
 
 
 def other_images(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """As many images as `x` that are not of its kind."""
+    """Returns as many images as in `x` that are of other kinds."""
     rng = np.random.default_rng(seed + 4)
     others = {
         "uniform noise": rng.uniform(-1, 1, x.shape),
@@ -171,8 +172,8 @@ def other_images(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 def separations(
     energy_fn: EnergyFn, x: np.ndarray, others: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """AUROC of -E for `x` against others: the probability that E is lower at x than there."""
-    from sklearn.metrics import roc_auc_score  # seconds of import that --help does not owe
+    """AUROC of -E for `x` against others: the probability that E is lower at x."""
+    from sklearn.metrics import roc_auc_score  # takes seconds to import
 
     energies = spread(energy_fn)
     inside = np.asarray(energies(jnp.asarray(x)))
@@ -193,10 +194,10 @@ def denoise(
     noise_level: float,
     seed: int,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Descend on E from noisy images, for as many steps as do best on training images.
+    """Denoises by descent on E, for the number of steps that is best on training images.
 
-    Returns clean, noisy and denoised held-out images, and the errors of each, beside
-    those of the best linear denoiser of the training set (Wiener's).
+    Returns clean, noisy and denoised held-out images, and the errors of each, together with
+    those of the best linear denoiser of the training set (the Wiener filter).
     """
     kernel = chain_kernel(recipe._replace(noise=0.0), energy_fn)
 
@@ -236,7 +237,7 @@ def denoise(
 
 
 def wiener(x: np.ndarray, noisy: np.ndarray, noise_level: float) -> np.ndarray:
-    """The posterior mean of a Gaussian with the mean and covariance of `x`."""
+    """Returns the posterior mean under a Gaussian with the mean and covariance of `x`."""
     flat = x.reshape(len(x), -1)
     mean, covariance = flat.mean(0), np.cov(flat.T)
     gain = np.linalg.solve(covariance + noise_level**2 * np.eye(len(mean)), covariance)
@@ -251,7 +252,7 @@ def report(
     strip: np.ndarray,
     results: dict[str, float],
 ) -> None:
-    """The page: samples beside held-out images, denoising, what is none of them, health."""
+    """Writes the page: samples beside held-out images, denoising, other images, and health."""
     from ebm_jax.runs import page
 
     rejected = np.concatenate([to_uint8(images[:16]) for images in others.values()])
