@@ -1,17 +1,18 @@
-"""Images made by anything, judged against real ones: FID, KID, IS and company.
+r"""Evaluates generated images against real ones: FID, KID, Inception Score and others.
 
-    python -m experiments.evaluate --samples DIR_OR_NPZ --reference DIR_OR_NPZ_OR_STATISTICS \\
+    python -m experiments.evaluate --samples DIR_OR_NPZ --reference DIR_OR_NPZ_OR_STATISTICS \
         --weights pt_inception-2015-12-05-6726825d.pth
 
-The network of the figures is the InceptionV3 of the published FIDs; fetch its weights once, from
-the releases of mseitzer/pytorch-fid on GitHub. Later runs find them in the cache. Without them
+Features are those of the InceptionV3 of published FIDs. Download its weights once, from the
+releases of mseitzer/pytorch-fid on GitHub; later runs find them in the cache. Without weights,
 `--features pixels` compares pixels, under that name.
 
-Three columns: the samples against the whole reference; as many samples as half of the reference
-has, against that half; and the other half, real images, against the same: the floor. A figure
-depends on n, so compare it within its column, or with a published one of the same n.
+There are three columns: the samples against the whole reference; as many samples as half of the
+reference has, against that half; and the other half (real images) against the same half, which
+is the floor. A metric depends on n, so compare it within its column, or with a published one of
+the same n.
 
-Extracting features takes about a sixth of a second an image on two cores.
+Extracting features takes about a sixth of a second per image on 2 cores.
 """
 
 import zipfile
@@ -52,20 +53,21 @@ def main(
     save_statistics: str = "",
     seed: int = 0,
 ) -> None:
-    """Judge images against real ones; print a table and write it as JSON.
+    """Evaluates images against real ones; prints a table and writes it as JSON.
 
     Args:
-        run: its folder takes evaluation.json; it may be the folder of the run that drew.
-        samples: the images to judge: a folder of images, an .npz, or the folder of a run.
-        reference: real images likewise, or an .npz of their statistics (mu and sigma), from
-            which there is the FID alone; "digits", "mnist" and "cifar10" are known by name.
-        held_out: real images that the model was not trained on, where `reference` is what it was
-            trained on: tells whether samples are copies.
-        features: of InceptionV3, or the pixels themselves.
-        weights: file of Inception's weights; by default EBM_JAX_INCEPTION, or the cache.
-        batch_size: images that pass through the network at once.
+        run: the run, whose folder receives evaluation.json; it may be the run that drew the
+            samples.
+        samples: images to evaluate: a folder of images, an .npz, or the folder of a run.
+        reference: real images, in the same forms, or an .npz of their statistics (mu and sigma),
+            which give the FID only. "digits", "mnist" and "cifar10" are known by name.
+        held_out: real images that the model was not trained on, if `reference` is its training
+            data: shows whether samples are copies.
+        features: features of InceptionV3, or the pixels themselves.
+        weights: file of the InceptionV3 weights; by default EBM_JAX_INCEPTION, or the cache.
+        batch_size: images per call of the network.
         save_statistics: an .npz file for the statistics of the reference.
-        seed: of the halves and subsets.
+        seed: seed of the halves and subsets.
     """
     for name, path in (("samples", samples), ("reference", reference)):
         if not path:
@@ -93,7 +95,7 @@ def main(
 
 
 def network(features: str, weights: str, batch_size: int) -> tuple[dict[str, Any], Embed]:
-    """What the features are, for the record, and the function that takes them."""
+    """Returns a description of the features for the record, and the function that extracts them."""
     if features == "pixels":
         return {"features": "pixels", "pixels": PIXELS}, pixel_features
     inception = metrics.load_inception(weights or None)
@@ -114,7 +116,7 @@ def network(features: str, weights: str, batch_size: int) -> tuple[dict[str, Any
                 advance(now - done)
                 done = now
 
-            some = (pixels[i : i + 1024] for i in range(0, len(pixels), 1024))  # may lie on disk
+            some = (pixels[i : i + 1024] for i in range(0, len(pixels), 1024))  # may be on disk
             outputs = metrics.inception_outputs(
                 inception, some, batch_size=min(batch_size, len(pixels)), progress=tell
             )
@@ -132,7 +134,7 @@ def evaluate(
     embed: Embed,
     seed: int,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """The columns of the table, and how many images of what size there were."""
+    """Returns the columns of the table, and the number and size of the images."""
     drawn = load(samples).pixels
     sizes: dict[str, Any] = {"samples": {"path": samples, "shape": drawn.shape}}
     if is_statistics(reference):
@@ -168,10 +170,10 @@ def evaluate(
 
 
 def columns(x: Outputs, y: Outputs, seed: int) -> dict[str, dict[str, float]]:
-    """Samples against all; as many as half of the reference against half; the other half."""
+    """Returns the three columns: samples against all, samples against half, real against half."""
     n, m = len(x.features), len(y.features)
     whole = figures(x, y, seed=seed)
-    if min(n, m) >= 4 * x.features.shape[1]:  # where FID is a line in 1/n
+    if min(n, m) >= 4 * x.features.shape[1]:  # FID is then linear in 1/n
         limit = metrics.infinite_frechet_distance(jax.random.key(seed), x.features, y.features)
         whole["Frechet distance at infinite n"] = float(limit.value)
     found = {f"samples, n = {n} against {m}": whole}
@@ -186,13 +188,13 @@ def columns(x: Outputs, y: Outputs, seed: int) -> dict[str, dict[str, float]]:
 
 
 def pick(outputs: Outputs, rows: np.ndarray) -> Outputs:
-    """Those rows."""
+    """Selects rows."""
     logits = None if outputs.logits is None else outputs.logits[rows]
     return Outputs(outputs.features[rows], logits)
 
 
 def is_statistics(path: str) -> bool:
-    """Whether it is an archive of moments or features rather than of images."""
+    """Returns True for an archive of moments or features rather than of images."""
     if not (path.endswith(".npz") and Path(path).is_file()):
         return False
     try:
@@ -202,12 +204,12 @@ def is_statistics(path: str) -> bool:
         zipfile.BadZipFile,
         OSError,
         ValueError,
-    ):  # of damaged bytes; `load` names what is wrong
+    ):  # a damaged file, on which `load` raises a clear error
         return False
 
 
 def same_size(name: str, x: Pixels, other: str, y: Pixels) -> None:
-    """Refuse images of two sizes, whose features differ by the resizing alone."""
+    """Refuses images of two sizes, whose features would differ by the resizing alone."""
     if x.shape[1:] != y.shape[1:]:
         raise RunError(
             f"{name} holds images of {x.shape[1:]} and {other} of {y.shape[1:]}: "
@@ -216,14 +218,14 @@ def same_size(name: str, x: Pixels, other: str, y: Pixels) -> None:
 
 
 def title(name: str, titles: dict[str, str]) -> str:
-    """A figure's name, with the abbreviation that it has with Inception's features."""
+    """Returns a metric's name, with its abbreviation for Inception features."""
     for full, short in titles.items():
         name = name.replace(full, short)
     return name
 
 
 def show(table: dict[str, dict[str, float]]) -> None:
-    """Print the columns side by side."""
+    """Prints the columns side by side."""
     printed = Table(box=None)
     printed.add_column(no_wrap=True)
     for column in table:

@@ -1,15 +1,15 @@
-"""Inverse problems with a diffusion prior: what was lost of an image, drawn back.
+"""Inverse problems with a diffusion prior: inpainting and super-resolution of images.
 
     python -m experiments.inpaint
 
 A denoiser is trained as in `experiments.edm`. Held-out images lose their lower half, or all but
-their means over squares of 2x2 pixels; three conditional denoisers draw what is missing:
-replacement of what is known, diffusion posterior sampling (arXiv:2209.14687), and the Gaussian
-posterior with the denoiser's own covariance (arXiv:2310.06721).
+their means over squares of 2x2 pixels. Three conditional denoisers restore them: replacement of
+the known part, diffusion posterior sampling (DPS, arXiv:2209.14687), and the Gaussian posterior
+with the denoiser's own covariance (arXiv:2310.06721).
 
-The last two differentiate the network within the sampler's scan, which on CPU is slow for
-convolutions (jax issue 12868): hence few images and steps. The default run takes about three
-minutes on 2 cores.
+The last two differentiate the network inside the sampler's scan, which is slow for convolutions
+on CPU (jax issue 12868); hence few images and steps. The default run takes about three minutes
+on 2 cores.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from ebm_jax.runs.run import Run
 from ebm_jax.sharding import spread
 from ebm_jax.types import DenoiseFn, Example, PRNGKey
 
-SHOWN = 10  # images in the figure
+SHOWN = 10  # images per row of the page
 
 
 def main(
@@ -50,21 +50,21 @@ def main(
     dps_scale: float = 20.0,
     seed: int = 0,
 ) -> None:
-    """Train a denoiser, then restore held-out images from a part of them.
+    """Trains a denoiser, then restores held-out images from a part of their data.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
-        sample_steps: ancestral steps, even in log-SNR.
-        num_images: held-out images to restore.
-        noise_std: standard deviation of a measurement's noise; pixels lie in [-1, 1].
-        dps_scale: weight of the misfit's gradient in diffusion posterior sampling.
-        seed: seed of everything.
+        sample_steps: ancestral steps, evenly spaced in log-SNR.
+        num_images: number of held-out images to restore.
+        noise_std: standard deviation of the measurement noise, for pixels in [-1, 1].
+        dps_scale: guidance weight of diffusion posterior sampling.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     sigma_data = pixel_std(images)
@@ -116,7 +116,7 @@ Make = Callable[[Example], DenoiseFn]
 def methods(
     denoise_fn: DenoiseFn, measure: Callable[[Example], Array], noise_std: float, dps_scale: float
 ) -> dict[str, Make]:
-    """make(x): the conditional denoiser of what is measured of x."""
+    """Returns, by name, functions from an image to the denoiser conditioned on its measurement."""
 
     def replace(x: Example) -> DenoiseFn:
         rows = measure(x)
@@ -141,12 +141,12 @@ def methods(
 
 
 def rms(x: np.ndarray) -> float:
-    """Root mean square."""
+    """Returns the root mean square."""
     return float(np.sqrt(np.mean(x**2)))
 
 
 def report(run: Run, shown: dict[str, np.ndarray], results: dict[str, float]) -> None:
-    """The page: a row of restored images for every method, and a table."""
+    """Writes the page: a row of restored images per method, and a table."""
     from ebm_jax.runs import page
 
     sections = {

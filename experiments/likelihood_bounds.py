@@ -1,12 +1,12 @@
-"""The likelihood of images under a diffusion model, by flow and by bound.
+"""Likelihood of images under a diffusion model: probability-flow ODE and variational bounds.
 
     python -m experiments.likelihood_bounds
 
 A denoiser is trained as in `experiments.edm`. The density of each held-out image follows from
-its probability flow, with the exact divergence for a few and by random probes for more; the
-variational bound of the same model is measured on ladders of 10 to 1,000 levels. All are in
-bits per dimension, with standard errors; images of another kind show what a likelihood is
-and is not good for.
+the probability-flow ODE, with the exact divergence for a few images and random probes for more.
+The variational bound of the same model is estimated on ladders of 10 to 1,000 levels. All are in
+bits per dimension, with standard errors. Images of other kinds show what a likelihood can and
+cannot detect.
 
 The default run takes under three minutes on 2 cores.
 """
@@ -28,8 +28,8 @@ from ebm_jax.runs.flags import check_counts
 from ebm_jax.runs.run import Run
 from ebm_jax.types import DenoiseFn, PRNGKey, Scalar
 
-CELL = 2 / 255  # the width of a pixel's cell in [-1, 1]
-LOW, HIGH = 0.002, 80.0  # noise levels of flow and bound
+CELL = 2 / 255  # width of a pixel value's cell in [-1, 1]
+LOW, HIGH = 0.002, 80.0  # noise levels of ODE and bound
 
 
 def main(
@@ -47,21 +47,21 @@ def main(
     bound_levels: tuple[int, ...] = (10, 30, 100, 300, 1000),
     seed: int = 0,
 ) -> None:
-    """Train a denoiser, then measure its likelihood in every way there is.
+    """Trains a denoiser, then estimates its likelihood in several ways.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
-        num_images: images for every figure but the exact.
-        num_exact: images with the exact divergence, which costs d times as much as a probe.
+        num_images: number of images for all estimates but the exact one.
+        num_exact: number of images with the exact divergence, which costs as much as d probes.
         num_probes: numbers of random probes to compare.
         bound_levels: numbers of levels of the bound to compare.
-        seed: seed of everything.
+        seed: seed of all random numbers.
     """
     if min(bound_levels) < 2:
         raise RunError(f"--bound-levels got {bound_levels}: give numbers of at least 2.")
@@ -107,7 +107,7 @@ def main(
 
 
 def exact_bits(denoise_fn: DenoiseFn) -> Measure:
-    """Bits per dimension of one image by the flow with the exact divergence."""
+    """Returns measure(key, image): bits per dimension by the ODE with the exact divergence."""
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
         key_pixels, _ = jax.random.split(key)
@@ -121,7 +121,7 @@ def exact_bits(denoise_fn: DenoiseFn) -> Measure:
 
 
 def bound_bits(denoise_fn: DenoiseFn, num_levels: int) -> Measure:
-    """The variational bound of the same density, in bits per dimension."""
+    """Returns measure(key, image): the variational bound in bits per dimension."""
     sigmas = noise.geometric(HIGH, LOW, num_levels)
 
     def bits(key: PRNGKey, image: UInt8[Array, "h w c"]) -> Scalar:
@@ -137,7 +137,7 @@ def bound_bits(denoise_fn: DenoiseFn, num_levels: int) -> Measure:
 
 
 def report(run: Run, figures: dict[str, tuple[float, float]]) -> None:
-    """The page: the bound against its levels, and a table."""
+    """Writes the page: the bound against its number of levels, and a table."""
     from ebm_jax.runs import page
 
     figure = Figure(figsize=(6, 3), layout="constrained")

@@ -1,18 +1,19 @@
-"""How sampling slows down as the dimension grows: random walk, Langevin, Hamiltonian.
+"""Cost of MCMC as the dimension grows: random walk, Langevin (MALA) and Hamiltonian (HMC).
 
     python -m experiments.mixing
 
-The law is a Gaussian of independent coordinates with standard deviations from .5 to 1. Every
-kernel's step size is tuned by `warm_up` to its best acceptance (.234, .574, .65) and frozen.
+The target is a Gaussian of independent coordinates with standard deviations from .5 to 1. The
+step size of each kernel is tuned by `warm_up` to its optimal acceptance rate (.234, .574, .65)
+and then frozen.
 
-- cost of a nat: chains start from the law shifted by two standard deviations along its widest
-  coordinate, which is KL = 2 nats in any dimension; counted are the evaluations of energy or
-  gradient per chain until that coordinate's KL is 1. Theory: it grows as d for the random
-  walk, d^(1/3) for MALA and d^(1/4) for HMC (Roberts & Rosenthal 2001; arXiv:1001.4460).
-- ESS a second: effective draws of that coordinate from chains started in the law, over the
-  time of the compiled run.
+- cost of a nat: chains start from the target shifted by two standard deviations along its widest
+  coordinate, which is KL = 2 nats in any dimension. The cost is the number of evaluations of
+  energy or gradient per chain until that coordinate's KL is 1. In theory it grows as d for the
+  random walk, d^(1/3) for MALA and d^(1/4) for HMC (Roberts & Rosenthal 2001; arXiv:1001.4460).
+- ESS per second: effective sample size of that coordinate, from chains started in the target,
+  divided by the time of the compiled run.
 
-About a minute and a half on 2 cores; expect fitted exponents near 1, 1/3 and 1/4.
+It takes about a minute and a half on 2 cores. Expect fitted exponents near 1, 1/3 and 1/4.
 """
 
 import time
@@ -41,14 +42,15 @@ SHIFT = 2.0  # standard deviations: KL = SHIFT^2 / 2
 
 
 class Method(NamedTuple):
-    """A kernel, and how its cost should grow.
+    """A kernel, and the theory of its cost.
 
     Attributes:
-        make: a kernel from (energy, dimension, step size).
-        target: the acceptance that its step size is tuned to.
-        exponent: of the dimension in the number of evaluations, by theory.
-        evaluations: of energy or gradient in a step, from the dimension.
-        steps: about how many steps the chain remembers, from the dimension.
+        make: make(energy, dimension, step size) returns the kernel.
+        target: acceptance rate that its step size is tuned to.
+        exponent: theoretical exponent of the dimension in the number of evaluations.
+        evaluations: evaluations of energy or gradient per step, as a function of the dimension.
+        steps: approximate correlation length of the chain in steps, as a function of the
+            dimension.
     """
 
     make: Callable[[EnergyFn, int, Scalar], Kernel]
@@ -59,7 +61,7 @@ class Method(NamedTuple):
 
 
 def path_length(dimension: int) -> int:
-    """Leapfrog steps of a path: about a quarter of the widest coordinate's period."""
+    """Returns the leapfrog steps of a path: about a quarter of the widest coordinate's period."""
     return round(1.5 * dimension**0.25)
 
 
@@ -89,20 +91,20 @@ def main(
     warm_up_steps: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Measure the cost of a nat and the effective draws a second as the dimension grows.
+    """Measures the cost of a nat and the effective samples per second as the dimension grows.
 
     Args:
         run: the run.
-        dimensions: of the Gaussian.
-        num_chains: chains whose law is followed to one nat.
-        num_long_chains: chains in the measure of effective draws.
-        memories: length of those, in the steps that a chain remembers.
-        warm_up_steps: of the step size.
-        seed: seed of everything.
+        dimensions: dimensions of the Gaussian.
+        num_chains: number of chains for the cost of a nat.
+        num_long_chains: number of chains for the effective sample size.
+        memories: length of the latter, in multiples of the correlation length.
+        warm_up_steps: steps for tuning the step size.
+        seed: seed of all random numbers.
     """
     if not run.begin(products=("report.html",)):
         return
-    run.keep_rows_until(0)  # all are measured anew
+    run.keep_rows_until(0)  # everything is measured anew
     rows: list[dict[str, Any]] = []
     with progress("mixing", len(METHODS) * len(dimensions)) as advance:
         for name, method in METHODS.items():
@@ -124,7 +126,7 @@ def main(
 def measure(
     method: Method, d: int, num_chains: int, num_long: int, memories: int, warm: int, seed: int
 ) -> dict[str, float]:
-    """One method in one dimension: step size, acceptance, cost of a nat, ESS a second."""
+    """Returns step size, acceptance, cost of a nat and ESS per second in one dimension."""
     law = gaussian(jnp.zeros(d), jnp.linspace(1.0, 0.5, d))
     assert law.energy is not None
     energy, key = law.energy, jax.random.key(seed)
@@ -161,7 +163,7 @@ def measure(
 
 
 def trace(kernel: Kernel, law: Target, shift: Array, num_steps: int) -> Callable[[Array], Array]:
-    """Chains from exact draws plus `shift`: their first coordinate at every step."""
+    """Returns a function that runs chains from exact draws plus `shift`; records coordinate 0."""
 
     @spread
     def one(key: PRNGKey) -> tuple[Array, Scalar]:
@@ -176,7 +178,7 @@ def trace(kernel: Kernel, law: Target, shift: Array, num_steps: int) -> Callable
 
 
 def steps_to_one_nat(path: np.ndarray) -> float:
-    """When KL(law of the chains || N(0, 1)) crosses one nat, for paths (chains, steps)."""
+    """Returns when KL(chains || N(0, 1)) falls to one nat, for paths of shape (chains, steps)."""
     variance = path.var(0)
     kl = (variance - 1 - np.log(variance) + path.mean(0) ** 2) / 2
     below = np.flatnonzero(kl <= 1)
@@ -187,7 +189,7 @@ def steps_to_one_nat(path: np.ndarray) -> float:
 
 
 def slope(costs: dict[int, float]) -> float:
-    """The exponent of a power law, fitted to the three highest dimensions."""
+    """Returns the exponent of a power law fitted to the three highest dimensions."""
     dimensions = sorted(costs)[-3:]
     if len(dimensions) < 2:
         return float("nan")
@@ -196,7 +198,7 @@ def slope(costs: dict[int, float]) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The measurements as plain text."""
+    """Returns the measurements as plain text."""
     head = list(rows[0])
     lines = [" ".join(f"{name:>17}" for name in head)]
     for row in rows:
@@ -206,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def report(run: Run, rows: list[dict[str, Any]], results: dict[str, float]) -> None:
-    """The page: cost of a nat and effective draws a second against the dimension."""
+    """Writes the page: cost of a nat and effective samples per second against the dimension."""
     from ebm_jax.runs import page
 
     figure = page.Figure(figsize=(9, 3), layout="constrained")

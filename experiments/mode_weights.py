@@ -1,15 +1,16 @@
-"""Langevin dynamics forgets the weights of separated modes; annealing and tempering do not.
+"""Langevin dynamics loses the weights of separated modes; annealing and tempering keep them.
 
     python -m experiments.mode_weights
 
-The law is a mixture of two Gaussians in the plane with weights .8 and .2, ten standard
-deviations apart. Its score near a mode does not know the mode's weight, so that chains
-started uniformly stay where they came in: half and half (arXiv:1907.05600, section 3.2.2).
-Annealed Langevin dynamics comes down from a noise level at which the modes are one, and
-parallel tempering exchanges points with hot replicas that cross: both recover .8. All use
-the exact score or energy: what is shown is the samplers' error alone.
+The target is a mixture of two Gaussians in the plane with weights .8 and .2, ten standard
+deviations apart. Near a mode the score does not depend on the mode's weight, so chains that start
+uniformly stay in the mode they enter: half in each (arXiv:1907.05600, section 3.2.2). Annealed
+Langevin dynamics starts at a noise level that merges the modes, and parallel tempering exchanges
+states with hot replicas that cross between them; both recover .8. All use the exact score or
+energy, so the error is that of the samplers alone.
 
-About half a minute on 2 cores; expect .51 for `ula` and `mala`, .80 within .02 for the others.
+It takes about half a minute on 2 cores. Expect .51 for `ula` and `mala`, and .80 within .02 for
+the others.
 """
 
 import time
@@ -52,21 +53,22 @@ def main(
     step_ratio: float = 0.1,
     seed: int = 0,
 ) -> None:
-    """Compare samplers on a mixture whose modes are far apart.
+    """Compares samplers on a mixture whose modes are far apart.
 
     Args:
         run: the run.
         weight: weight of the left mode; the right one has the rest.
-        distance: between the modes.
+        distance: distance between the modes.
         scale: standard deviation of each mode.
-        num_chains: chains of every sampler, each giving one sample.
-        num_steps: steps of every chain, over all levels together where there are several.
-        step_size: of `ula` and `mala`; a replica's is multiplied by its temperature.
-        num_replicas: temperatures of parallel tempering, geometric from 1.
-        max_temperature: the highest of them.
+        num_chains: number of chains of each sampler, which give one sample each.
+        num_steps: steps per chain, over all levels together for annealing.
+        step_size: step size of `ula` and `mala`; that of a replica is multiplied by its
+            temperature.
+        num_replicas: number of temperatures of parallel tempering, geometric from 1.
+        max_temperature: highest temperature.
         num_levels: noise levels of annealed Langevin dynamics.
-        step_ratio: its step size over sigma^2.
-        seed: seed of everything.
+        step_ratio: its step size divided by sigma^2.
+        seed: seed of all random numbers.
     """
     if 2 * distance <= scale / 5:
         raise RunError(f"--distance got {distance}: give more than a tenth of --scale {scale}.")
@@ -121,7 +123,7 @@ def main(
 
 
 def chain(kernel: Kernel, num_steps: int, distance: float, key: PRNGKey) -> Array:
-    """The end of a chain that starts uniformly on a square over both modes."""
+    """Returns the end of a chain that starts uniformly on a square around both modes."""
     key_start, key_run = jax.random.split(key)
     x = jax.random.uniform(key_start, (2,), minval=-distance, maxval=distance)
     return run_chain(kernel, key_run, kernel.init(x), num_steps)[0].x
@@ -130,7 +132,7 @@ def chain(kernel: Kernel, num_steps: int, distance: float, key: PRNGKey) -> Arra
 def annealed(
     score_fn: NoisyScoreFn, sigmas: Array, steps: int, step_ratio: float, key: PRNGKey
 ) -> Array:
-    """One sample by annealed Langevin dynamics on the exact smoothed score."""
+    """Draws one sample by annealed Langevin dynamics with the exact smoothed score."""
     key_start, key_run = jax.random.split(key)
     start = sigmas[0] * jax.random.normal(key_start, (2,))
     return annealed_langevin(
@@ -145,7 +147,7 @@ def report(
     rows: Sequence[Sequence[str]],
     weight: float,
 ) -> None:
-    """The page: the samples of every sampler side by side, and the weights with errors."""
+    """Writes the page: the samples of all samplers side by side, and the weights with errors."""
     from ebm_jax.runs import page
 
     figure = page.Figure(figsize=(10, 2.4), layout="constrained")

@@ -1,22 +1,23 @@
-"""Noise-contrastive estimation learns log Z: its error, against the number of noise points.
+"""Noise-contrastive estimation (NCE) of log Z: its error against the number of noise samples.
 
     python -m experiments.nce_logz
 
-The weights of a classifier of data against noise are an energy and its log Z. Here the law
-is one of known energy and log Z, the noise a Gaussian fitted to it or a flow trained on it,
-and every fit has data of its own and nu noise points for each of them. It learns log Z, the
-energy being known; or log Z and the inverse temperature b of an energy b E(x), in truth 1.
+A classifier of data against noise learns an energy and its log Z. Here the data distribution has
+a known energy and log Z. The noise is a Gaussian fitted to it, or a flow trained on it. Each fit
+has its own data and nu noise points per data point. It learns log Z with the energy known; or
+log Z and the inverse temperature b of an energy b E(x), whose true value is 1.
 
-The variance of a fit of n data is known for large n [1], here by quadrature:
+The variance of a fit to n data is known for large n [1], and computed here by quadrature:
 
     n Var = I^-1 - (1 + 1/nu) I^-1 m m^T I^-1,   I = E[P g g^T],   m = E[P g],
 
-P(x) = nu q / (p + nu q) being the share of noise at x, g the gradient of log p in the
-parameters and E over the data. With the energy known the error falls like nu^-1/2 as
-far as the chi-square divergence of data from noise is finite; with b learned too it falls
-to the error of maximum likelihood, which no noise improves.
+where P(x) = nu q / (p + nu q) is the share of noise at x, g the gradient of log p in the
+parameters, and E the mean over the data. With the energy known, the error falls as nu^-1/2 if
+the chi-square divergence of data from noise is finite. With b learned as well, it falls to the
+error of maximum likelihood, which no amount of noise improves.
 
-Under a minute on 2 cores; expect points on the lines, the flow's below the Gaussian's.
+It takes under a minute on 2 cores. Expect points on the lines, with the flow's below the
+Gaussian's.
 
 References:
     [1] Gutmann & Hyvarinen, Noise-contrastive estimation of unnormalized statistical
@@ -44,10 +45,10 @@ from ebm_jax.sharding import spread
 from ebm_jax.targets import Target, log_density
 from ebm_jax.types import Example, PRNGKey, Scalar
 
-HALF_WIDTH = 7.0  # of the square of quadrature; the laws lie within about 4
+HALF_WIDTH = 7.0  # of the square of quadrature; the distributions lie within about 4
 NEWTON_STEPS = 12
 FITS_PER_CALL = 4
-MODELS = {"energy known": 1, "temperature learned": 2}  # their parameters: log Z, then b
+MODELS = {"energy known": 1, "temperature learned": 2}  # number of parameters: log Z, then b
 COLOURS = {"Gaussian": "#cc6622", "flow": "#225588"}
 Name = Literal["eight_gaussians", "two_spirals", "rings", "moons"]
 ByCase = dict[tuple[str, str], np.ndarray]  # by model and noise
@@ -65,18 +66,18 @@ def main(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> None:
-    """Learn log Z by noise-contrastive estimation and compare it with the truth.
+    """Learns log Z by noise-contrastive estimation and compares it with the truth.
 
     Args:
         run: the run.
-        data: the law, of known energy and log Z.
-        nus: numbers of noise points for each data point.
-        num_fits: independent fits, each with data and noise of its own.
-        num_data: data points of a fit.
+        data: data distribution, with known energy and log Z.
+        nus: numbers of noise points per data point.
+        num_fits: number of independent fits, each with its own data and noise.
+        num_data: data points per fit.
         num_steps: optimization steps of the flow, by maximum likelihood.
-        batch_size: fresh examples in such a step.
-        learning_rate: peak of Adam's, decayed to 0 by a cosine.
-        seed: seed of everything.
+        batch_size: fresh examples per step of the flow.
+        learning_rate: peak learning rate of Adam, decayed to 0 by a cosine.
+        seed: seed of all random numbers.
     """
     run.machine.mesh_for(batch_size)
     if not run.begin():
@@ -110,10 +111,10 @@ def main(
 
 
 def fit_all(run: Run, target: Target, noises: dict[str, Target]) -> ByCase:
-    """The log Z that every fit learned, as arrays (fits, nus).
+    """Returns the log Z learned by each fit, as arrays (fits, nus).
 
     Raises:
-        RunError: if a noise has no support at some of the data, or a fit did not converge.
+        RunError: The noise has no support at some of the data, or a fit did not converge.
     """
     nus, num_fits = run.config["nus"], run.config["num_fits"]
     solvers = {name: spread(partial(newton, size)) for name, size in MODELS.items()}
@@ -140,7 +141,7 @@ def fit_all(run: Run, target: Target, noises: dict[str, Target]) -> ByCase:
 def features(
     target: Target, noise: Target, num_data: int, nu: int, key: PRNGKey
 ) -> tuple[Float[Array, "n 2"], Float[Array, "n nu 2"]]:
-    """Data and noise of one fit, each point as (E, log q): all that the loss asks of it."""
+    """Returns data and noise of one fit, each point as (E, log q), which is all the loss needs."""
     key_data, key_noise = jax.random.split(key)
     energy, log_q = target.energy, log_density(noise)
     assert energy is not None
@@ -155,10 +156,10 @@ def features(
 
 
 def newton(size: int, x: Float[Array, "n 2"], y: Float[Array, "n nu 2"]) -> tuple[Scalar, Scalar]:
-    """log Z at the least noise-contrastive loss, and the largest slope left there.
+    """Returns log Z at the minimum of the NCE loss, and the largest remaining gradient entry.
 
     The loss is convex. Newton's method starts where the log-ratio of model and noise is 0
-    on average over the data, KL(p || q) away from log Z.
+    on average over the data, which is KL(p || q) away from log Z.
     """
 
     def mean_loss(params: Array) -> Scalar:
@@ -180,7 +181,7 @@ def newton(size: int, x: Float[Array, "n 2"], y: Float[Array, "n nu 2"]) -> tupl
 def standard_errors(
     target: Target, noises: dict[str, Target], nus: tuple[int, ...], num_data: int
 ) -> ByCase:
-    """Of log Z, for each of `nus` and their limit: theorem 3 of [1] by quadrature."""
+    """Returns standard errors of log Z for each of `nus` and their limit: theorem 3 of [1]."""
     grid = likelihood.square_grid(HALF_WIDTH, 400)
 
     def on_grid(law: Target) -> np.ndarray:
@@ -206,7 +207,7 @@ def standard_errors(
 
 
 def report(run: Run, target: Target, learned: ByCase, expected: ByCase) -> dict[str, float]:
-    """The page: error against nu beside the theory, and every mean; returns the errors."""
+    """Writes the page: error against nu beside the theory, and all means; returns the errors."""
     from ebm_jax.runs import page
 
     nus, rows, results = np.array(run.config["nus"]), [], {}

@@ -1,18 +1,18 @@
-"""A noise-conditional score network on images, sampled by annealed Langevin dynamics.
+"""A noise-conditional score network (NCSN) of images, sampled by annealed Langevin dynamics.
 
     python -m experiments.ncsn                  digits bundled with scikit-learn, 8x8
     python -m experiments.ncsn --data mnist/    a folder of MNIST's idx files, of images, or .npz
 
 Scores s(x, sigma) = F(x, ln sigma) / sigma are learned on a geometric ladder of noise levels
 whose top is the largest distance between two images (arXiv:1907.05600, arXiv:2006.09011). The
-objective is the sum over the ladder of denoising losses, each weighted by sigma^2, with the
-level of every image drawn at random; the levels of a batch are evenly spread over the ladder,
-which leaves the mean of the loss as it is and lowers its variance. Samples are judged against
-held-out images by metrics whose floor is that of other training images against the same.
+objective is the sum over the ladder of denoising score matching losses, each weighted by
+sigma^2, with a random level per image. The levels of a batch are evenly spread over the ladder,
+which lowers the variance of the loss and keeps its mean. Samples are compared with held-out
+images. Each metric has a floor, its value for other training images in place of samples.
 
 The network is a small NCSN++ (arXiv:2011.13456), the third of these papers' networks. On digits
-the second, NCSNv2, which normalizes every channel by its mean and deviation over the pixels, of
-which there are few, is worse at every level after the same time.
+the second, NCSNv2, is worse at every level after the same time; it normalizes each channel by its
+mean and standard deviation over the pixels, which are few.
 
 The default run takes about two and a half minutes on 2 cores.
 """
@@ -55,26 +55,26 @@ def main(
     num_samples: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Learn images with a noise-conditional score network and draw new ones.
+    """Trains a noise-conditional score network on images and draws samples.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         num_steps: optimization steps.
-        batch_size: images in a step.
-        learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
-        ema_decay: decay of the parameters' moving average, which samples use.
-        channels: channels of the network at the first resolution, in multiples of 4.
-        multipliers: of `channels`, one for each resolution; it halves from one to the next.
-        blocks: residual blocks at each resolution on the way down; one more on the way up.
-        sigma_min: lowest noise level; pixels lie in [-1, 1].
-        num_levels: noise levels, from the largest distance between two images down.
+        batch_size: images per step.
+        learning_rate: peak learning rate of Adam: 5% of the steps warm up, a cosine decays to 0.
+        ema_decay: decay of the exponential moving average (EMA) of the parameters.
+        channels: channels of the network at the first resolution, a multiple of 4.
+        multipliers: factors of `channels` at each resolution, which halves from one to the next.
+        blocks: residual blocks at each resolution on the way down, and one more on the way up.
+        sigma_min: lowest noise level, for pixels in [-1, 1].
+        num_levels: number of noise levels, from the largest distance between two images down.
         steps_per_level: Langevin steps at each level.
-        step_ratio: Langevin step size over sigma^2.
-        num_samples: samples to draw; by default as many as images were held out, at most 1000.
-        seed: seed of everything.
+        step_ratio: Langevin step size divided by sigma^2.
+        num_samples: number of samples; by default that of held-out images, at most 1000.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     check_judged(images, held_out, num_samples)
@@ -129,8 +129,8 @@ def main(
 def small_ncsnpp(side: int, channels: int, multipliers: tuple[int, ...], blocks: int) -> NCSNpp:
     """Returns an NCSN++ with attention at the lowest resolution.
 
-    It sees the level by sines and cosines of ln sigma, which are smooth in it, so that other
-    samplers may visit levels between those of the ladder.
+    Its positional embedding of ln sigma is smooth in the level, so other samplers may use levels
+    between those of the ladder.
     """
     lowest = side // 2 ** (len(multipliers) - 1)
     return NCSNpp(

@@ -1,13 +1,13 @@
-"""A published model of CIFAR-10, trained and sampled as its recipe says.
+"""Trains and samples a published CIFAR-10 model by its recipe.
 
     python -m experiments.recipe --name ddpm/cifar10 --data cifar10.npz
 
 The names are ncsn, ncsnv2, ncsnpp, ddpm and edm, each with /cifar10. The network, loss, noise
-levels, optimizer, average and sampler are those of `ebm_jax.recipes`; the data may be any images
-that the network takes. Published runs are of hundreds of thousands of steps on accelerators:
---num-steps, --batch-size and --num-samples make less of them, and the run says so.
+levels, optimizer, EMA and sampler are those of `ebm_jax.recipes`; the data may be any images that
+the network takes. The published runs took hundreds of thousands of steps on accelerators. Shorten
+them by --num-steps, --batch-size and --num-samples; the run prints the difference.
 
-On CPU this only shows that a recipe runs: a step of the DDPM takes minutes on 2 cores.
+On CPU this only shows that a recipe runs: a DDPM step takes minutes on 2 cores.
 """
 
 from typing import Any
@@ -40,20 +40,20 @@ def main(
     remat: bool = False,
     seed: int = 0,
 ) -> None:
-    """Train a published recipe and draw from it.
+    """Trains a published recipe and draws samples.
 
     Args:
         run: the run.
-        name: of the recipe, such as ddpm/cifar10.
-        data: an .npz, a folder of images, or idx files by path: 32x32 in color for these.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
-        num_steps: optimization steps; by default as many as were published.
-        batch_size: images in a step; by default as many as were published.
-        num_samples: samples to draw.
-        bfloat16: whether networks compute in bfloat16; their parameters stay float32.
-        remat: whether activations are computed again for the gradient instead of kept.
-        seed: seed of everything.
+        name: name of the recipe, such as ddpm/cifar10.
+        data: an .npz, a folder of images, or idx files by path; 32x32 in color for these recipes.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
+        num_steps: optimization steps; by default as published.
+        batch_size: images per step; by default as published.
+        num_samples: number of samples.
+        bfloat16: compute the network in bfloat16; its parameters stay float32.
+        remat: recompute activations for the gradient instead of storing them.
+        seed: seed of all random numbers.
     """
     try:
         published = recipes.recipe(name)
@@ -88,7 +88,7 @@ def main(
 
 
 def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: Pixels) -> None:
-    """The page: samples beside held-out images, and curves."""
+    """Writes the page: samples beside held-out images, and training curves."""
     from ebm_jax.runs import page
 
     sections = {

@@ -1,11 +1,11 @@
-"""One network, every process: a denoiser does not know the schedule it was trained on.
+"""One denoiser sampled along five noise schedules, without retraining.
 
     python -m experiments.schedule_swap
 
-A denoiser D(x, sigma) is trained once, at EDM's levels. Then it is sampled along VE, VP, sub-VP,
-cosine and EDM's own process, by the same solver over the same number of steps: in
-variance-exploding coordinates they differ in the levels they visit, and in nothing else. All
-start from the same random numbers, and end on nearly the same images.
+A denoiser D(x, sigma) is trained once, at EDM's levels. It is then sampled along VE, VP, sub-VP,
+cosine and EDM's own process, by the same solver with the same number of steps. In
+variance-exploding coordinates these processes differ only in the levels they visit. All start
+from the same random numbers and end on nearly the same images.
 
 The default run takes under three minutes on 2 cores.
 """
@@ -33,7 +33,7 @@ PROCESSES: dict[str, Callable[[], noise.Process]] = {
     "cosine": noise.cosine,
 }
 SHOWN = 50  # samples of each process in its grid
-LOWEST = 0.01  # the level at which every process stops
+LOWEST = 0.01  # noise level at which every process stops
 
 
 def main(
@@ -49,19 +49,19 @@ def main(
     num_samples: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Train one denoiser, sample it along five processes, judge each.
+    """Trains one denoiser, samples it along five processes, and evaluates each.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         num_steps: optimization steps.
         channels: channels of the network at each resolution, multiples of 8.
         patch: side of the squares of pixels that the network sees as one.
-        sample_steps: steps of DPM-Solver++(2M), even in log-SNR.
-        num_samples: samples of each; by default as many as images were held out, at most 1000.
-        seed: seed of everything.
+        sample_steps: steps of DPM-Solver++(2M), evenly spaced in log-SNR.
+        num_samples: samples per process; by default that of held-out images, at most 1000.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     sigma_data = pixel_std(images)
@@ -94,7 +94,7 @@ def main(
 
 
 def sampler_along(name: str, num_steps: int) -> SolverSampler:
-    """Returns DPM-Solver++(2M) along a process, over steps even in log-SNR down to LOWEST."""
+    """Returns DPM-Solver++(2M) along a process, with steps even in log-SNR down to LOWEST."""
     process = PROCESSES[name]()
     last = process.time_of_level(jnp.float32(LOWEST))
     times = noise.log_snr_times(process, num_steps, t_min=float(last))
@@ -102,7 +102,7 @@ def sampler_along(name: str, num_steps: int) -> SolverSampler:
 
 
 def report(run: Run, drawn: dict[str, np.ndarray], results: dict[str, float]) -> None:
-    """The page: a grid of samples for every process, in the same order."""
+    """Writes the page: a grid of samples per process, in the same order."""
     from ebm_jax.runs import page
 
     grids = [

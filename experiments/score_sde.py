@@ -1,12 +1,12 @@
-"""Score-based generative modeling by stochastic differential equations, on images.
+"""Score-based generative modeling by stochastic differential equations (score SDE), on images.
 
     python -m experiments.score_sde                                  VE, predictor-corrector
-    python -m experiments.score_sde --process vp --sampler flow      VP, probability flow
+    python -m experiments.score_sde --process vp --sampler flow      VP, probability-flow ODE
 
-A score network is trained along a process (arXiv:2011.13456) at uniform times, weight sigma^2,
-and sampled by its reverse: the SDE by Euler and Maruyama, ancestral steps with Langevin
-corrections, or the probability flow by Heun's method or solved to a tolerance. Its likelihood
-is measured by the same flow.
+A score network is trained along a process (arXiv:2011.13456) at uniform times with weight
+sigma^2. Samplers are the reverse SDE by Euler-Maruyama; predictor-corrector, which alternates
+ancestral steps and Langevin corrections; and the probability-flow ODE, by Heun's method or with
+adaptive steps. The likelihood is estimated by the same ODE.
 
 The default run takes under three minutes on 2 cores.
 """
@@ -39,9 +39,9 @@ SOLVERS: dict[str, Callable[[noise.Process], samplers.Solver]] = {
     "em": samplers.euler_maruyama,
     "pc": partial(samplers.predictor_corrector, snr=0.16),
     "flow": samplers.heun,
-    "adaptive": samplers.heun,  # for the pictures of the way
+    "adaptive": samplers.heun,  # for the pictures of sample paths
 }
-LOWEST = 0.01  # the level at which samplers stop: below it, 256 gray values show nothing
+LOWEST = 0.01  # noise level at which samplers stop; less is invisible in 256 gray values
 
 
 def main(
@@ -65,28 +65,28 @@ def main(
     num_probes: int = 1,
     seed: int = 0,
 ) -> None:
-    """Learn images along a process, draw new ones by its reverse, and measure their likelihood.
+    """Trains scores along a process, samples by its reverse, and estimates the likelihood.
 
     Args:
         run: the run.
-        data: "digits", "mnist", "cifar10"; or by path an .npz, images, or MNIST's idx files.
-        resize: side of the square that is cut from the middle of each image of a folder.
-        color: "gray" or "rgb": what the images of a folder are converted to.
+        data: "digits", "mnist", "cifar10", or a path: an .npz, images, or MNIST's idx files.
+        resize: side of the squares that a folder's images are cut and resized to.
+        color: "gray" or "rgb"; converts the images of a folder.
         process: "ve", "vp" or "sub_vp".
-        sampler: "pc" predictor-corrector, "em" Euler-Maruyama, "flow" Heun's method,
-            "adaptive" the flow to a tolerance of 1e-4.
+        sampler: "pc" predictor-corrector, "em" Euler-Maruyama, "flow" probability-flow ODE by
+            Heun's method, "adaptive" the same ODE to a tolerance of 1e-4.
         num_steps: optimization steps.
-        batch_size: images in a step.
-        learning_rate: peak of Adam's, after a warm-up of a twentieth, then a cosine to 0.
-        ema_decay: decay of the parameters' moving average, which samples use.
+        batch_size: images per step.
+        learning_rate: peak learning rate of Adam: 5% of the steps warm up, a cosine decays to 0.
+        ema_decay: decay of the exponential moving average (EMA) of the parameters.
         channels: channels of the network at each resolution, multiples of 8.
         blocks: residual blocks at each resolution.
         patch: side of the squares of pixels that the network sees as one.
-        sample_steps: steps of the solver, even in log-SNR.
-        num_samples: samples to draw; by default as many as images were held out, at most 1000.
-        num_likelihoods: held-out images whose likelihood is measured.
-        num_probes: random probes of the divergence for each.
-        seed: seed of everything.
+        sample_steps: steps of the solver, evenly spaced in log-SNR.
+        num_samples: number of samples; by default that of held-out images, at most 1000.
+        num_likelihoods: number of held-out images whose likelihood is estimated.
+        num_probes: random probes of the divergence per image.
+        seed: seed of all random numbers.
     """
     images, held_out = load_split(data, resize=resize, color=color)
     shape = images.pixels.shape[1:]
@@ -143,14 +143,14 @@ def main(
 
 
 def visited(process: noise.Process, num_steps: int) -> tuple[noise.Times, float, float]:
-    """Returns the times of the solver, even in log-SNR, with the lowest and highest level."""
+    """Returns the times of the solver, even in log-SNR, and the lowest and highest noise level."""
     last = process.time_of_level(jnp.float32(LOWEST))
     times = noise.log_snr_times(process, num_steps, t_min=float(last))
     return times, float(process.level(times[-1])), float(process.level(times[0]))
 
 
 def level_at_share(u: Scalar, *, process: noise.Process) -> Scalar:
-    """Returns the noise level at the share u of the process' time: times are uniform."""
+    """Returns the noise level at the fraction u of the process's time range."""
     share = jnp.clip(u, 1e-3, 1.0)
     return process.level(process.t_min + (process.t_max - process.t_min) * share)
 

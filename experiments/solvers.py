@@ -1,15 +1,15 @@
-"""How the error of a sampler falls with the evaluations that it may take.
+"""Error of diffusion solvers against the number of function evaluations (NFE).
 
     python -m experiments.solvers
 
-The law is a mixture of Gaussians on a line with weights .8 and .2, whose denoiser is known in
-closed form: whatever error is left is the solver's. Every solver runs from the prior of a
-variance-preserving process over times even in log-SNR, with the same numbers of evaluations.
-Its error is the Wasserstein distance of samples to the law (smoothed by the last level),
-beside the floor that as many exact draws have.
+The data distribution is a mixture of Gaussians on a line with weights .8 and .2. Its denoiser is
+known in closed form, so all error is that of the solver. Each solver starts from the prior of a
+variance-preserving process and uses times even in log-SNR, with the same NFE. Its error is the
+Wasserstein distance from samples to the data distribution (smoothed by the last level), shown
+beside the floor: the same distance for as many exact draws.
 
-Takes about a minute and a half on 2 cores, most of it compiling. Expect DPM-Solver++(2M) at the
-floor after 50 evaluations, Heun's methods after 100 to 200, DDIM and Euler after 500, and
+It takes about a minute and a half on 2 cores, mostly for compilation. Expect DPM-Solver++(2M) at
+the floor after 50 evaluations, Heun's methods after 100 to 200, DDIM and Euler after 500, and
 stochastic solvers after 500 to 1,000.
 """
 
@@ -35,7 +35,7 @@ from ebm_jax.types import Example, PRNGKey, Scalar
 
 CENTRES, SPREAD = (-1.5, 1.5), 0.4
 CHUNK = 1000  # numbers drawn from one key
-SHOWN = 50  # evaluations at which errors are said; the report has all
+SHOWN = 50  # NFE at which results list the errors; the report shows all
 SOLVERS: dict[str, Callable[[Process], samplers.Solver]] = {
     "DDIM": samplers.ddim,
     "Euler": samplers.euler,
@@ -65,15 +65,16 @@ def main(
     num_samples: int = 100_000,
     seed: int = 0,
 ) -> None:
-    """Every solver at every number of evaluations, as a figure and a table.
+    """Runs all solvers at each number of evaluations; writes a figure and a table.
 
     Args:
         run: the run.
         process: vp, ve, sub_vp, cosine or edm.
-        weight: of the left mode, between 0 and 1.
-        evaluations: of the denoiser, for each sample; a solver takes as many steps as fit.
-        num_samples: samples of each case, a multiple of 1000.
-        seed: seed of everything.
+        weight: weight of the left mode, between 0 and 1.
+        evaluations: numbers of evaluations of the denoiser per sample (NFE); a solver takes as
+            many steps as fit.
+        num_samples: samples per case, a multiple of 1000.
+        seed: seed of all random numbers.
     """
     if process not in PROCESSES:
         raise RunError(f"--process got {process}: give one of {', '.join(PROCESSES)}.")
@@ -112,7 +113,7 @@ def main(
 
 
 def draw(solver: samplers.Solver, times: Array, weight: float, count: int, seed: int) -> np.ndarray:
-    """Samples of the mixture by a solver, without a final denoising; x_t / alpha at the end."""
+    """Draws samples of the mixture by a solver: the final x_t / alpha, without denoising."""
     alpha = solver.process.alpha(times[-1])
 
     def log_density(x: Scalar, sigma: Scalar) -> Scalar:
@@ -135,14 +136,14 @@ def draw(solver: samplers.Solver, times: Array, weight: float, count: int, seed:
 
 
 def exact_draws(weight: float, sigma: float, count: int, seed: int) -> np.ndarray:
-    """As many independent draws of the law itself."""
+    """Draws independent samples of the smoothed mixture."""
     rng = np.random.default_rng(seed)
     centers = np.where(rng.uniform(size=count) < weight, *CENTRES)
     return centers + np.hypot(SPREAD, sigma) * rng.standard_normal(count)
 
 
 def distance(x: np.ndarray, weight: float, sigma: float) -> float:
-    """The 1-Wasserstein distance of samples to the smoothed mixture: between quantiles."""
+    """Returns the 1-Wasserstein distance of samples to the smoothed mixture, on a grid."""
     from scipy.special import ndtr
 
     line = np.linspace(-8, 8, 20_001)
@@ -154,7 +155,7 @@ def distance(x: np.ndarray, weight: float, sigma: float) -> float:
 
 
 def report(run: Run, errors: dict[str, dict[int, float]], floor: float) -> None:
-    """The page: one figure, one table."""
+    """Writes the page: one figure and one table."""
     from ebm_jax.runs import page
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
