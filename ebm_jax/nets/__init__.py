@@ -1,4 +1,4 @@
-"""Networks: linen modules that see one example; `partial(net.apply, params)` is a function."""
+"""Flax linen networks of one example; `partial(net.apply, params)` is a plain function."""
 
 from ebm_jax.nets import precondition
 from ebm_jax.nets.as_energy import LogLoss, ScalarEnergy, norm_energy

@@ -1,13 +1,13 @@
-"""Fields read as energies, and the learned size of a loss.
+"""Energies from networks F(x, level), and a learned log loss per noise level.
 
-A network F(x, level) of the shape of x has no energy of its own: its Jacobian need not be
-symmetric. Two ways to one, for any network of this package:
+A field F(x, level) of the shape of x is not the gradient of an energy in general, since its
+Jacobian need not be symmetric. Two ways to define an energy from any network of this package:
 
     `norm_energy`     E = 1/2 |x - F(x, level)|^2       no new parameters
     `ScalarEnergy`    E = w . F(x, level) + b           a linear head
 
-and `calculus.denoiser_from_energy` makes the denoiser whose score is exactly -grad E, which costs
-a gradient of the network at every evaluation (arXiv:2302.11552, section 4.1).
+`calculus.denoiser_from_energy` makes the denoiser whose score is exactly -grad E. It costs a
+gradient of the network per evaluation (arXiv:2302.11552, section 4.1).
 """
 
 import flax.linen as nn
@@ -19,9 +19,19 @@ from ebm_jax.types import Example, NoisyEnergyFn, Scalar
 
 
 def norm_energy(raw_fn: RawFn) -> NoisyEnergyFn:
-    """E(x, level) = 1/2 |x - F(x, level)|^2: low where F reconstructs x, never negative.
+    """Returns E(x, level) = 1/2 |x - F(x, level)|^2: low where F reconstructs x, never negative.
 
-    With F a denoiser of small noise, -grad E is nearly (D - x), sigma^2 times the score.
+    If F is a denoiser of small noise, -grad E is nearly D - x, which is sigma^2 times the score.
+
+    Args:
+        raw_fn: F(x, level), of the shape of x.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> energy_fn = nets.norm_energy(lambda x, level: jnp.zeros_like(x))
+        >>> float(energy_fn(jnp.array([3.0, 4.0]), jnp.float32(0.0)))
+        12.5
     """
 
     def energy(x: Example, level: Scalar) -> Scalar:
@@ -31,10 +41,17 @@ def norm_energy(raw_fn: RawFn) -> NoisyEnergyFn:
 
 
 class ScalarEnergy(nn.Module):
-    """E(x, level) = w . F(x, level) + b of any network F.
+    """The energy E(x, level) = w . F(x, level) + b of any network F.
 
     Attributes:
-        net: the network, called with (x, level) and keywords.
+        net: the network F, called with (x, level) and keyword options.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net, x, level = nets.ScalarEnergy(nets.ScoreMLP()), jnp.ones(2), jnp.float32(0.0)
+        >>> net.apply(net.init(jax.random.key(0), x, level), x, level).shape
+        ()
     """
 
     net: nn.Module
@@ -45,12 +62,12 @@ class ScalarEnergy(nn.Module):
 
 
 class LogLoss(nn.Module):
-    """u(level), the logarithm of a loss's size at a level, for `losses.uncertainty_weighted`.
+    """The learned log u(level) of the loss at a noise level, for `losses.uncertainty_weighted`.
 
-    It starts at 0: at first losses weigh as they are (arXiv:2312.02696, appendix B.2).
+    It starts at 0, so all losses have weight 1 at first (arXiv:2312.02696, appendix B.2).
 
     Attributes:
-        features: of the embedding of the level.
+        features: length of the embedding of the level.
     """
 
     features: int = 128

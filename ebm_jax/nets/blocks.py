@@ -1,10 +1,10 @@
-"""What the DDPM U-Net and NCSN++ are made of: convolutions, residual blocks, attention.
+"""Building blocks of the DDPM U-Net and NCSN++: convolutions, residual blocks, attention.
 
-Blocks have group normalization and swish; the second convolution of a residual block and
-the projection after an attention start at zero, so that both start as their residual path.
+Blocks use group normalization and swish. The second convolution of a residual block and the
+projection after an attention start at zero, so both blocks start as their residual path.
 
-Parameters are float32. `dtype` is what convolutions and attention compute in: group norms,
-the embedding of the level and the softmax are float32 in any case.
+Parameters are float32. `dtype` is the dtype of convolutions and attention; group norms, the
+embedding of the level and the softmax are always float32.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ ZEROS = nn.initializers.zeros
 
 
 def group_norm(x: Image, groups: int, name: str | None = None) -> Image:
-    """Group normalization of one image in float32, also right under `jax.vmap`.
+    """Group normalization of one image in float32, correct under `jax.vmap`.
 
-    In min(groups, c / 4) groups: 32 at every width of the published networks, and never
-    fewer than four channels to a group in a narrow one.
+    It has min(groups, c / 4) groups: 32 at every width of the published networks, and at least
+    four channels per group in narrow ones.
     """
     channels = x.shape[-1]
     number = min(groups, channels // 4)
@@ -47,11 +47,11 @@ class Conv(nn.Module):
     """A 3x3 convolution of any stride and padding.
 
     Attributes:
-        channels: output channels.
-        stride: of both sides.
-        padding: zeros before and after each side; (1, 1) keeps the sides at stride 1.
+        channels: number of output channels.
+        stride: stride along both sides.
+        padding: zeros before and after each side; (1, 1) keeps the size at stride 1.
         kernel_init: initializer of the kernel, (3, 3, input channels, channels).
-        dtype: what it computes in; its parameters are float32.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     channels: int
@@ -75,20 +75,20 @@ class Conv(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions beside a residual path, shifted in between by an embedding.
+    """A residual block of two 3x3 convolutions, shifted between them by an embedding.
 
         h = conv(dropout(swish(norm(conv(R swish(norm(x))) + dense(swish(embedding))))))
         y = scale (R x + h),   R the resampling
 
-    with a 1x1 convolution on the residual path where the channels or the sides change.
+    The residual path has a 1x1 convolution if the channels or the sides change.
 
     Attributes:
-        channels: output channels.
-        dropout: the rate, 0 when not training; rng collection "dropout".
-        groups: of the group norms.
-        dtype: what the convolutions compute in.
-        resample: None, or what halves or doubles the sides.
-        scale: of the sum; NCSN++ has 1 / sqrt(2), which keeps the variance.
+        channels: number of output channels.
+        dropout: dropout rate, 0 when not training; rng collection "dropout".
+        groups: groups of the group norms.
+        dtype: dtype of the convolutions.
+        resample: function that halves or doubles the sides, or None.
+        scale: factor of the sum; 1 / sqrt(2) in NCSN++, which keeps the variance.
     """
 
     channels: int
@@ -120,9 +120,9 @@ class Attention(nn.Module):
         y = scale (x + proj(softmax(q k^T / sqrt(c)) v)),   q, k, v linear in norm(x)
 
     Attributes:
-        groups: of the group norm.
-        dtype: what the matmuls compute in; the softmax is float32.
-        scale: of the sum.
+        groups: groups of the group norm.
+        dtype: dtype of the matmuls; the softmax is float32.
+        scale: factor of the sum.
         kernel_init: initializer of q, k and v; the projection starts at zero.
     """
 
@@ -144,17 +144,17 @@ class Attention(nn.Module):
 
 
 def sinusoids(level: Scalar, features: int) -> Float[Array, " features"]:
-    """Sines, then cosines, of the level times frequencies from 1 to 1e-4, geometric."""
+    """Returns sines, then cosines, of the level times geometric frequencies from 1 to 1e-4."""
     angles = jnp.float32(level) * jnp.float32(np.geomspace(1.0, 1e-4, features // 2))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
 class Conditioning(nn.Module):
-    """A vector for waves of the level: two dense layers, and a label's own vector added.
+    """The embedding of a level: two dense layers on its waves, plus the vector of a label.
 
     Attributes:
-        features: the length of the vector.
-        num_classes: None without labels; the index num_classes stands for "no label".
+        features: length of the vector.
+        num_classes: None without labels; the index num_classes means "no label".
     """
 
     features: int
@@ -172,11 +172,11 @@ class Conditioning(nn.Module):
 
 
 def check_call(net: nn.Module, x: Image, label: Label | None) -> None:
-    """Refuse what does not fit a network's attributes.
+    """Raises ValueError for an image or label that does not fit a network's attributes.
 
     Raises:
-        ValueError: for sides that do not halve often enough, attention at a side that
-            never occurs, or a label that was not provided for.
+        ValueError: for sides that cannot be halved often enough, attention at a side that never
+            occurs, or a label for a network without classes.
     """
     name, stages, (h, w, _) = type(net).__name__, len(net.multipliers), x.shape
     if not stages:
@@ -196,7 +196,7 @@ def check_call(net: nn.Module, x: Image, label: Label | None) -> None:
 
 
 def check_label(net: nn.Module, label: Label | None) -> None:
-    """Raises ValueError for a label of a network that was made without classes."""
+    """Raises ValueError for a label, if the network was made without classes."""
     if label is not None and net.num_classes is None:
         name = type(net).__name__
         raise ValueError(f"`{name}` got a label with num_classes=None: give their number.")

@@ -1,12 +1,13 @@
 """A small convolutional U-Net on one image: the raw field of a score network.
 
-It is a light relative of the DDPM U-Net (arXiv:2006.11239): residual blocks with
-group normalization, the level added inside each block, self-attention after the blocks of the
-lowest resolution, average pooling down and nearest neighbors up, skips by concatenation.
+It is a light relative of the DDPM U-Net (arXiv:2006.11239): residual blocks with group
+normalization, the level added inside each block, self-attention after the blocks of the lowest
+resolution, average pooling on the way down, nearest neighbors on the way up, and skips by
+concatenation.
 
-XLA's convolutions run near the machine's peak on CPU too, also in a sampler's scan. Only
-their gradient within a scan does not (jax issue 12868, a hundred times slower): on CPU train
-by one compiled call a step, as `training.fit` does with one_scan=False.
+XLA's convolutions run near peak speed on CPU too, also in a sampler's scan. Only their gradient
+within a scan does not (jax issue 12868, a hundred times slower). On CPU, train with one compiled
+call per step, as `training.fit` does with one_scan=False.
 """
 
 from collections.abc import Sequence
@@ -23,40 +24,40 @@ Image = Float[Array, "h w c"]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalization of one HWC image, also right under `jax.vmap`.
+    """Group normalization of one HWC image, correct under `jax.vmap`.
 
-    Groups have four channels or more: in a group of one, the normalization would take away
-    what the embedding of the level adds to the channel. Without `reduction_axes` linen reduces
-    over all axes but the first, which it takes for the batch.
+    Groups have at least four channels: in a group of one, normalization would remove what the
+    embedding of the level adds to the channel. Without `reduction_axes`, linen reduces over all
+    axes but the first, which it takes for the batch.
     """
     return nn.GroupNorm(num_groups=min(8, channels // 4), reduction_axes=(-3, -2, -1))
 
 
 def halve(x: Image) -> Float[Array, "h//2 w//2 c"]:
-    """The mean of every 2x2 pixels."""
+    """Returns the mean of every 2x2 pixels."""
     h, w, channels = x.shape
     return x.reshape(h // 2, 2, w // 2, 2, channels).mean((1, 3))
 
 
 def gather_patches(x: Image, patch: int) -> Float[Array, "h2 w2 c2"]:
-    """Squares of patch x patch pixels as one pixel with their channels side by side."""
+    """Merges each square of patch x patch pixels into one pixel with all their channels."""
     h, w, c = x.shape
     squares = x.reshape(h // patch, patch, w // patch, patch, c).transpose(0, 2, 1, 3, 4)
     return squares.reshape(h // patch, w // patch, patch * patch * c)
 
 
 def scatter_patches(x: Image, patch: int, channels: int) -> Float[Array, "h2 w2 c2"]:
-    """The inverse of `gather_patches`."""
+    """Inverse of `gather_patches`."""
     h, w, _ = x.shape
     squares = x.reshape(h, w, patch, patch, channels).transpose(0, 2, 1, 3, 4)
     return squares.reshape(h * patch, w * patch, channels)
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with a residual path, shifted in between by an embedding.
+    """Two 3x3 convolutions with a residual path, shifted between them by an embedding.
 
     Attributes:
-        channels: output channels, divisible by 8.
+        channels: number of output channels, divisible by 8.
     """
 
     channels: int
@@ -70,16 +71,28 @@ class ResBlock(nn.Module):
 
 
 class ConvScore(nn.Module):
-    """A raw field F(image, level) of the image's shape, to be wrapped by `nets.precondition`.
+    """A raw field F(image, level) of a small U-Net, to be wrapped by `nets.precondition`.
+
+    Called with an image (h, w, c), a level and an optional label, it returns an image.
 
     Attributes:
-        channels: channels at every resolution, each divisible by 8; the resolution
-            halves from one to the next, so that h and w must be divisible by
-            2^(len(channels) - 1).
-        blocks: residual blocks at each resolution, on the way down and again up.
-        patch: side of the squares of pixels that are taken as one with more channels, as
-            the sides allow; 2 is four times cheaper at the same width.
-        num_classes: None, or the number of labels; one more stands for "no label".
+        channels: channels at every resolution, each divisible by 8. Each resolution halves the
+            one before, so h and w must be divisible by patch * 2^(len(channels) - 1).
+        blocks: residual blocks at each resolution, on the way down and again on the way up.
+        patch: side of the squares of pixels that are merged into one pixel with more channels;
+            2 is four times cheaper at the same width.
+        num_classes: None, or the number of labels; one more index means "no label".
+
+    Raises:
+        ValueError: for channels that are not multiples of 8, an image whose sides are not
+            divisible as above, or a label without num_classes.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> args = jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.float32(0.0)
+        >>> jax.eval_shape(nets.ConvScore().init_with_output, *args)[0].shape
+        (8, 8, 1)
     """
 
     channels: Sequence[int] = (32, 64)

@@ -1,15 +1,15 @@
 """A convolutional energy of one image: layers that halve the resolution, then a scalar.
 
-A layer is the convolution of a 4x4 kernel with stride 2. Row u of the zero-padded image,
-in pairs of pixels with their channels side by side, is P[u, j]; then
+Each layer is a convolution with a 4x4 kernel and stride 2. Let P[u, j] be row u of the
+zero-padded image, in pairs of pixels whose channels are side by side. Then
 
     y[i, j] = sum over u = 0..3, b = 0, 1 of P[2 i + u, j + b] . W[u, b],
 
-eight matmuls on slices, and eight again in the gradient. On a CPU this is a third faster
-than side-by-side windows, whose copies cost as much as the matmul, and several times
-faster than XLA's own strided convolution, whose gradient inside a `lax.scan` falls back
-to a plain loop (jax issue 12868). Since the stride divides the kernel's side, every pixel
-is seen equally often: no checkerboard in the gradient.
+eight matmuls on slices, and eight again in the gradient. On a CPU this is a third faster than
+im2col windows, whose copies cost as much as the matmul. It is several times faster than XLA's own
+strided convolution, whose gradient inside a `lax.scan` falls back to a plain loop (jax issue
+12868). Since the stride divides the side of the kernel, every pixel is covered equally often, so
+the gradient has no checkerboard pattern.
 """
 
 import itertools
@@ -22,17 +22,17 @@ from jaxtyping import Array, Float
 from ebm_jax.types import Scalar
 
 Image = Float[Array, "h w c"]
-NARROW = 8  # input channels below which slices are too thin for a matmul each
+NARROW = 8  # with fewer input channels, one matmul on joined slices is faster
 
 
 class HalvingConv(nn.Module):
     """A 4x4 convolution of stride 2: (h, w, c) to (ceil(h / 2), ceil(w / 2), channels).
 
-    Zeros stand around the image: a row and a column before it, one after it, and a second
-    one after an odd side.
+    The image is padded with zeros: one row and column before, one after, and a second one after
+    an odd side.
 
     Attributes:
-        channels: output channels.
+        channels: number of output channels.
     """
 
     channels: int
@@ -56,18 +56,31 @@ class HalvingConv(nn.Module):
 
 
 class ConvEnergy(nn.Module):
-    """E(x) of one HWC image: `HalvingConv`s with an activation after each, a linear head.
+    """A convolutional energy E(x) of one HWC image: halving layers, then a linear head.
 
         E(x) = head(h(x)) + exp(r) / 2 |x|^2
 
-    The learned quadratic is the reference Gaussian of arXiv:1602.03264: with it exp(-E)
-    has a finite integral, whatever the weights, when the activation grows at most
-    linearly. There is no normalization over a batch: an image's energy is its own.
+    The learned quadratic is the reference Gaussian of arXiv:1602.03264. With it, exp(-E) has a
+    finite integral for any weights, if the activation grows at most linearly. There is no batch
+    normalization: the energy of an image depends on that image only.
+
+    Called with an image (h, w, c), it returns a scalar.
 
     Attributes:
-        channels: channels of the layers; every layer halves both sides.
+        channels: channels of each layer; every layer halves both sides.
         activation: smooth, of at most linear growth; silu by default.
-        scale: a constant factor of E, where a published recipe has one.
+        scale: constant factor of E, which some published recipes have.
+
+    Raises:
+        ValueError: for no or non-positive channels, or an image side below 8 pixels.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net, image = nets.ConvEnergy((8, 16)), jnp.zeros((8, 8, 1))
+        >>> energy, params = jax.eval_shape(net.init_with_output, jax.random.key(0), image)
+        >>> energy.shape
+        ()
     """
 
     channels: Sequence[int] = (32, 64, 64, 64)

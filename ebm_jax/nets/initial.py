@@ -1,4 +1,4 @@
-"""Initial parameters of a network, called the way it will be."""
+"""Initial parameters of a network, called in the same way as in training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,21 @@ def initial_parameters(
 
     Args:
         net: the network.
-        wrap: makes a denoiser of it, such as `precondition.edm`: it decides whether the
-            network is called with a level, a time or an index. None for an energy E(x).
+        wrap: function that turns the network into a denoiser, such as `precondition.edm`. It
+            decides whether the network is called with a level, a time or an index. None for an
+            energy E(x).
         key: PRNG key of the initialization.
         like: an array of the shape of an example.
 
     Raises:
-        ValueError: from the network, for a shape that it cannot take.
+        ValueError: from the network, for a shape that it does not accept.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> params = nets.initial_parameters(nets.MLP((1,)), None, jax.random.key(0), jnp.ones(2))
+        >>> params["params"]["Dense_0"]["kernel"].shape
+        (2, 1)
     """
     if wrap is None:
         return net.init(key, like)

@@ -1,9 +1,9 @@
-"""NCSN++ and DDPM++ on one image (arXiv:2011.13456).
+"""NCSN++ and DDPM++ on one image, the networks of the score SDE paper (arXiv:2011.13456).
 
-A U-Net of residual blocks that resample inside themselves, as BigGAN's do, with sums scaled
-by 1 / sqrt(2). NCSN++ resamples by a FIR filter, carries the image itself down beside the
-features (its "progressive input", of the residual kind) and embeds the level by random
-Fourier features; DDPM++ has none of the three.
+Both are U-Nets of residual blocks that resample internally, as in BigGAN, and scale sums by
+1 / sqrt(2). NCSN++ resamples with a FIR filter, adds the downsampled image itself to the
+features (the residual form of "progressive input") and embeds the level in random Fourier
+features. DDPM++ has none of the three.
 """
 
 import math
@@ -32,16 +32,16 @@ from ebm_jax.nets.conv import halve
 from ebm_jax.nets.resample import blur_fir, double, downsample_fir, upsample_fir
 from ebm_jax.types import Scalar
 
-SCALE = 1 / math.sqrt(2)  # of every sum of two paths
-WEAK = nn.initializers.variance_scaling(0.1, "fan_avg", "uniform")  # of q, k and v
+SCALE = 1 / math.sqrt(2)  # factor of every sum of two paths
+WEAK = nn.initializers.variance_scaling(0.1, "fan_avg", "uniform")  # for q, k and v
 
 
 class FourierFeatures(nn.Module):
-    """Sines, then cosines, of 2 pi times the level times random frequencies, never trained.
+    """Random Fourier features: sines, then cosines, of 2 pi f level, with fixed random f.
 
     Attributes:
-        features: the number of frequencies, half the length of the vector.
-        scale: their standard deviation.
+        features: number of frequencies, half the length of the vector.
+        scale: standard deviation of the frequencies.
     """
 
     features: int
@@ -58,33 +58,45 @@ class FourierFeatures(nn.Module):
 class NCSNpp(nn.Module):
     """NCSN++: a raw field F(image, ln sigma), to be wrapped by `precondition.ncsn`.
 
-    The defaults are the published network "NCSN++ cont." for CIFAR-10: 62 758 915
-    parameters. Its deep form has blocks=8 and 107 587 075. The published code divides the
-    output by sigma to make it the score, as `ncsn` does. DDPM++ is
+    The defaults are the published network "NCSN++ cont." for CIFAR-10: 62 758 915 parameters.
+    Its deep form has blocks=8 and 107 587 075. The published code divides the output by sigma to
+    get the score, as `ncsn` does. DDPM++ is
 
         NCSNpp(fir=False, progressive_input=False, embedding="positional")
 
-    wrapped by `precondition.vp`, whose level is 999 t. The random frequencies are among the
-    parameters, as published, but get no gradient: keep weight decay away from them. Dropout
-    wants one key per example.
+    wrapped by `precondition.vp`, whose level is 999 t. The random frequencies are parameters, as
+    published, but get no gradient: exclude them from weight decay. Dropout needs one key per
+    example.
+
+    Called with an image (h, w, c), a level and an optional label, it returns an image.
 
     Attributes:
-        channels: at the first resolution; the embedding has four times as many features.
-        multipliers: of `channels`, one for every resolution. The resolution halves from one
-            to the next: h and w must be divisible by 2^(len(multipliers) - 1).
+        channels: channels at the first resolution; the embedding has four times as many features.
+        multipliers: multiples of `channels`, one per resolution. Each resolution halves the one
+            before: h and w must be divisible by 2^(len(multipliers) - 1).
         blocks: residual blocks at each resolution on the way down; one more on the way up.
-        attention_sides: heights of the image at which there is an attention after every
-            block on the way down and after the last one on the way up; the middle has one
-            in any case.
-        dropout: the rate, active with `train=True` alone; rng collection "dropout".
-        num_classes: None, or the number of labels; one more stands for "no label".
-        groups: of the group norms, at most a quarter of the channels.
-        dtype: what convolutions and attention compute in; None is float32.
-        remat: keep no activations inside of blocks for the gradient, compute them again.
-        fir: resample by the FIR filter, else by means of 2x2 pixels and nearest neighbors.
-        progressive_input: carry the image down, by a convolution of stride 2 added to the
-            features at each resolution.
-        embedding: of the level, "fourier" (random frequencies) or "positional" (DDPM's).
+        attention_sides: heights of the feature map at which attention follows every block on the
+            way down and the last block on the way up; the middle always has attention.
+        dropout: dropout rate, active only with `train=True`; rng collection "dropout".
+        num_classes: None, or the number of labels; one more index means "no label".
+        groups: groups of the group norms, at most a quarter of the channels.
+        dtype: dtype of convolutions and attention; None is float32.
+        remat: recompute the activations within blocks in the gradient, instead of storing them.
+        fir: resample with the FIR filter, otherwise by 2x2 means and nearest neighbors.
+        progressive_input: add the image, downsampled by convolutions of stride 2, to the features
+            at each resolution.
+        embedding: embedding of the level, "fourier" (random frequencies) or "positional" (DDPM's).
+
+    Raises:
+        ValueError: for an image, attention side, label or embedding that is not supported.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net = nets.NCSNpp(channels=16, multipliers=(1, 2), blocks=1, attention_sides=())
+        >>> args = jax.random.key(0), jnp.zeros((8, 8, 3)), jnp.float32(0.0)
+        >>> jax.eval_shape(net.init_with_output, *args)[0].shape
+        (8, 8, 3)
     """
 
     channels: int = 128
@@ -155,7 +167,7 @@ class NCSNpp(nn.Module):
         )
 
     def _carry(self, pyramid: Image, channels: int, i: int) -> Float[Array, "h//2 w//2 channels"]:
-        """The image beside the features, at half its sides and with their channels."""
+        """Returns the image at half its sides, with the channels of the features."""
         conv = partial(Conv, channels, stride=2, dtype=pyramid.dtype, name=f"down_{i}_pyramid")
         if self.fir:
             return conv(padding=(0, 0))(blur_fir(pyramid))

@@ -1,7 +1,7 @@
-"""Blocks of a RefineNet on one image: what `nets.refinenet` is made of.
+"""Building blocks of a RefineNet on one image, for `nets.refinenet`.
 
-Channels are normalized by InstanceNorm++, which keeps what instance normalization forgets:
-how the channels' means compare (appendix A of arXiv:1907.05600).
+Channels are normalized by InstanceNorm++, which keeps the relation of the channels' means, which
+instance normalization removes (appendix A of arXiv:1907.05600).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Index = int | Int[Array, ""]
 
 
 def near_one(key: PRNGKey, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Draws of N(1, 0.02^2), with which the published scales start."""
+    """Draws from N(1, 0.02^2), the published initialization of scales."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
@@ -34,10 +34,10 @@ def convolve(
     dilation: int = 1,
     use_bias: bool = True,
 ) -> Float[Array, "h w channels"]:
-    """A zero-padded convolution of stride 1 inside a compact module, which owns its weights.
+    """Applies a zero-padded convolution of stride 1, whose weights the calling module owns.
 
-    All weights start uniform within 1 / sqrt(inputs of an output), the biases too: the
-    default of the library in which both networks were published.
+    All weights, including biases, start uniform within 1 / sqrt(inputs per output): the default
+    of PyTorch, in which both networks were published.
     """
     bound = (side**2 * x.shape[-1]) ** -0.5
 
@@ -56,9 +56,9 @@ def convolve(
 
 
 def stretch(x: Image, height: int, width: int) -> Float[Array, "{height} {width} c"]:
-    """Bilinear interpolation with corner pixels on corner pixels.
+    """Bilinear interpolation that aligns corner pixels.
 
-    `jax.image.resize` would align the outer edges of those pixels instead.
+    `jax.image.resize` aligns the outer edges of those pixels instead.
     """
 
     def weights(new: int, old: int) -> Array:
@@ -73,7 +73,7 @@ def stretch(x: Image, height: int, width: int) -> Float[Array, "{height} {width}
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++: every channel normalized over the pixels, and their means again.
+    """InstanceNorm++: normalizes each channel over the pixels, and the channels' means.
 
         y_k = gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k
 
@@ -82,9 +82,9 @@ class InstanceNormPlus(nn.Module):
     arXiv:1907.05600 writes alpha_k for gamma_k alpha_k. Statistics are float32.
 
     Attributes:
-        num_levels: sets of (gamma, alpha, beta), one of which `index` selects; None for a
-            single set and no index. A level beyond the last one gives NaN.
-        dtype: of the result.
+        num_levels: number of sets of (gamma, alpha, beta), one of which `index` selects; None for
+            a single set and no index. An index beyond the last level gives NaN.
+        dtype: dtype of the result.
     """
 
     num_levels: int | None = None
@@ -109,15 +109,15 @@ class InstanceNormPlus(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after normalization and ELU, around a residual path.
+    """Two convolutions, each after normalization and ELU, with a residual path.
 
     Attributes:
-        channels: output channels, those of the input unless the block opens a stage.
-        opens_stage: a convolution on the residual path, of the size 1x1 before the mean of
-            every 2x2 pixels; or of 3x3 where the block is dilated and keeps its size.
-        dilation: of all 3x3 convolutions.
+        channels: output channels; those of the input unless the block opens a stage.
+        opens_stage: adds a convolution to the residual path. Without dilation it is 1x1, and 2x2
+            mean pooling follows; with dilation it is 3x3 and the size stays.
+        dilation: dilation of all 3x3 convolutions.
         num_levels: as in `InstanceNormPlus`.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     channels: int
@@ -140,16 +140,16 @@ class ResidualBlock(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """Residual units on each input, their fusion, chained residual pooling, units again.
+    """Residual units on each input, their fusion, chained residual pooling, and final units.
 
     Published as RefineNet (arXiv:1611.06612). Only the fusion's convolutions have biases.
 
     Attributes:
-        channels: output channels; without a `coarse` input those of `x`.
-        last_units: residual units at the end.
-        num_levels: as in `InstanceNormPlus`, with pooling by the mean; None for pooling by
-            the maximum and no normalization.
-        dtype: of the computation.
+        channels: output channels; without a `coarse` input, those of `x`.
+        last_units: number of residual units at the end.
+        num_levels: as in `InstanceNormPlus`, with mean pooling; None for max pooling and no
+            normalization.
+        dtype: dtype of the computation.
     """
 
     channels: int
@@ -181,7 +181,7 @@ class RefineBlock(nn.Module):
         def pool(h: Array) -> Array:
             if self.num_levels is None:
                 return nn.max_pool(h, (5, 5), padding="SAME")
-            return nn.pool(h, 0.0, jax.lax.add, (5, 5), (1, 1), "SAME") / 25  # zeros around
+            return nn.pool(h, 0.0, jax.lax.add, (5, 5), (1, 1), "SAME") / 25  # counts padding
 
         h = units(x, 2)
         if coarse is not None:

@@ -1,14 +1,14 @@
 """RefineNets on one image: the score networks of NCSN and of NCSNv2.
 
-A backbone of residual blocks goes down through stages: the mean of every 2x2 pixels opens
-each but the first and the last two, which dilate their convolutions by 2 and 4 instead. A
-cascade of refine blocks comes back up: each fuses its stage with what the block below it
-gave, and adds context by chained 5x5 pooling.
+A backbone of residual blocks goes down through stages. Each stage but the first and the last two
+starts with 2x2 mean pooling; the last two dilate their convolutions by 2 and 4 instead. A
+cascade of refine blocks comes back up. Each fuses its stage with the output of the block below,
+and adds context by chained 5x5 pooling.
 
-`NCSN` is conditional: every normalization, refine blocks included, has a set of weights for
-every noise level, and the pooling is a mean. `NCSNv2` knows no level, has no normalization
-in its refine blocks, and pools by maximum. Images come in [-1, 1]; both papers count sigma
-in units of [0, 1], so that their ladders are half of what they are here.
+`NCSN` is conditional: every normalization, also in refine blocks, has weights for each noise
+level, and the pooling is a mean. `NCSNv2` takes no level, has no normalization in its refine
+blocks, and pools by maximum. Images are in [-1, 1]; both papers measure sigma for images in
+[0, 1], so their ladders are half of those here.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,11 @@ class RefineNet(nn.Module):
     """The cascade that both networks share.
 
     Attributes:
-        channels, multiples, dtype, remat: as in `NCSN`.
+        channels: as in `NCSN`.
+        multiples: as in `NCSN`.
         num_levels: as in `InstanceNormPlus` and `RefineBlock`; None for no conditioning.
+        dtype: as in `NCSN`.
+        remat: as in `NCSN`.
     """
 
     channels: int
@@ -44,7 +47,7 @@ class RefineNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, index: Index | None = None) -> Image:
-        # Blocks are named: those under `remat` would call their weights differently.
+        # Blocks have explicit names, because flax names parameters differently under `remat`.
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         refine = nn.remat(RefineBlock) if self.remat else RefineBlock
         widths = [self.channels * multiple for multiple in self.multiples]
@@ -63,30 +66,42 @@ class RefineNet(nn.Module):
             last_units = 1 if i else 3
             block = refine(widths[max(i - 1, 0)], last_units, *rest, name=f"refine_{i}")
             h = block(stages[i], index, h)
-        # The output is not rounded: its errors would be those of the score.
+        # The output is float32, because its rounding errors would be errors of the score.
         h = nn.elu(InstanceNormPlus(self.num_levels)(h, index))
         return convolve(h, x.shape[-1], jnp.float32)
 
 
 class NCSN(nn.Module):
-    """The noise-conditional score network: s(image, sigma_i) of level i = 0 ... num_levels - 1.
+    """The noise-conditional score network NCSN: s(image, sigma_i), i = 0 ... num_levels - 1.
 
     The output is the score itself. At the default sizes it is the network published for
     28x28 and 32x32 images, of 30.1 million parameters on CIFAR-10.
 
+    Called with an image (h, w, c) and an index i, it returns an image.
+
     Attributes:
-        channels: of the first stage.
-        num_levels: noise levels; every normalization has weights for each. A level beyond
-            the last one gives NaN.
-        multiples: of `channels` in every stage, at least three. Both sides of an image must
-            be divisible by 2^(len(multiples) - 3).
-        dtype: of the computation, jnp.bfloat16 for instance; parameters, the statistics of
+        channels: channels of the first stage.
+        num_levels: number of noise levels; every normalization has weights for each. An index
+            beyond the last level gives NaN.
+        multiples: multiples of `channels` in each stage, at least three. Both sides of an image
+            must be divisible by 2^(len(multiples) - 3).
+        dtype: dtype of the computation, such as jnp.bfloat16; parameters, the statistics of
             normalizations and the output are float32.
-        remat: recompute the blocks in the gradient rather than keep their insides; no value
-            changes.
+        remat: recompute the activations within blocks in the gradient, instead of storing them.
+
+    Raises:
+        ValueError: for num_levels below 1, fewer than 2 channels, fewer than three multiples, or
+            an image whose sides are not divisible as above.
 
     References:
         Song & Ermon, arXiv:1907.05600.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net, image = nets.NCSN(channels=8, num_levels=10), jnp.zeros((8, 8, 3))
+        >>> jax.eval_shape(net.init_with_output, jax.random.key(0), image, 9)[0].shape
+        (8, 8, 3)
     """
 
     channels: int = 128
@@ -109,14 +124,30 @@ class NCSNv2(nn.Module):
 
     F ignores the level; `precondition.ncsn` does the division. At the default sizes it is
     the network published for 32x32 and 64x64 images, of 29.7 million parameters on CIFAR-10.
-    The deeper ones have multiples (1, 2, 2, 4, 4), for 96x96 and 128x128 pixels, and
-    (1, 2, 2, 2, 4, 4), for 256x256.
+    The deeper published ones have multiples (1, 2, 2, 4, 4) for 96x96 and 128x128 pixels, and
+    (1, 2, 2, 2, 4, 4) for 256x256.
+
+    Called with an image (h, w, c) and a level, it returns an image.
 
     Attributes:
-        channels, multiples, dtype, remat: as in `NCSN`.
+        channels: as in `NCSN`.
+        multiples: as in `NCSN`.
+        dtype: as in `NCSN`.
+        remat: as in `NCSN`.
+
+    Raises:
+        ValueError: as `NCSN`.
 
     References:
         Song & Ermon, arXiv:2006.09011.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> args = jax.random.key(0), jnp.zeros((32, 32, 3)), jnp.float32(0.0)
+        >>> out, params = jax.eval_shape(nets.NCSNv2().init_with_output, *args)
+        >>> out.shape, round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6, 1)
+        ((32, 32, 3), 29.7)
     """
 
     channels: int = 128
@@ -133,7 +164,7 @@ class NCSNv2(nn.Module):
 def _check_sizes(
     name: str, channels: int, multiples: Sequence[int], shape: tuple[int, ...]
 ) -> None:
-    if channels < 2:  # the spread of one channel's mean is not defined
+    if channels < 2:  # InstanceNorm++ needs the variance over channels
         raise ValueError(f"`{name}` got channels={channels}: give at least 2.")
     if len(multiples) < 3 or min(multiples) < 1:
         raise ValueError(

@@ -1,14 +1,14 @@
-"""Resampling of one image by 2: nearest neighbors, and StyleGAN2's FIR filter.
+"""Resampling of one image by a factor of 2: nearest neighbors, and StyleGAN2's FIR filter.
 
 The filter has the taps f = (1, 3, 3, 1) / 8 along each side (arXiv:1904.11486,
-arXiv:1912.04958); outside the image are zeros. Along one side
+arXiv:1912.04958), with zeros outside the image. Along one side
 
     down:  y[i] = (x[2i - 1] + 3 x[2i] + 3 x[2i + 1] + x[2i + 2]) / 8
     up:    y[2i] = (x[i - 1] + 3 x[i]) / 4,   y[2i + 1] = (3 x[i] + x[i + 1]) / 4
 
-so that both keep a constant away from the border, `upsample_fir` is 4 times the transpose
-of `downsample_fir`, and pixel i of the small image stays centered between the pixels 2i and
-2i + 1 of the large one.
+so both preserve constants away from the border, and `upsample_fir` is 4 times the transpose of
+`downsample_fir`. Pixel i of the small image is centered between the pixels 2i and 2i + 1 of the
+large one.
 """
 
 import jax
@@ -21,12 +21,12 @@ Halved = Float[Array, "h//2 w//2 c"]
 
 
 def double(x: Image) -> Doubled:
-    """Every pixel as 2x2 of itself."""
+    """Repeats every pixel as 2x2 pixels."""
     return jnp.repeat(jnp.repeat(x, 2, 0), 2, 1)
 
 
 def upsample_fir(x: Image) -> Doubled:
-    """Twice the sides; of an image with zeros around it the sum grows fourfold."""
+    """Doubles the sides with the FIR filter. The sum grows fourfold if the border is zero."""
     for axis in (0, 1):
         side = x.shape[axis]
         padded = _pad(x, axis, 1, 1)
@@ -37,17 +37,20 @@ def upsample_fir(x: Image) -> Doubled:
 
 
 def downsample_fir(x: Image) -> Halved:
-    """Half the sides, which must be even; the sum becomes a quarter where zeros are around."""
+    """Halves the sides, which must be even, with the FIR filter.
+
+    The sum becomes a quarter if the border is zero.
+    """
     for axis in (0, 1):
         x = _filter(_pad(x, axis, 1, 1), axis, stride=2)
     return x
 
 
 def blur_fir(x: Image) -> Float[Array, "h+1 w+1 c"]:
-    """Filtered at every pixel and one beyond: what a 3x3 convolution of stride 2 then takes.
+    """Filters at every pixel and one beyond, as input of a 3x3 convolution of stride 2.
 
-    Entry i reads x[i - 2 .. i + 1]. Without any padding of its own the convolution reads
-    the entries 2i .. 2i + 2, centered between the pixels 2i and 2i + 1 as above.
+    Entry i reads x[i - 2 .. i + 1]. Without padding, the convolution reads the entries
+    2i .. 2i + 2, which are centered between the pixels 2i and 2i + 1 as above.
     """
     for axis in (0, 1):
         x = _filter(_pad(x, axis, 2, 2), axis, stride=1)

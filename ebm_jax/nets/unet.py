@@ -1,9 +1,8 @@
 """The DDPM U-Net on one image (arXiv:2006.11239).
 
-Residual blocks, with self-attention at chosen resolutions; convolutions of stride 2 on the
-way down, nearest neighbors and a convolution on the way up, and a skip from every stage of
-the way down, its first convolution included. The last convolution starts at zero and so
-does the network.
+It has residual blocks, with self-attention at chosen resolutions; convolutions of stride 2 on the
+way down; nearest neighbors and a convolution on the way up; and a skip from every stage of the way
+down, its first convolution included. The last convolution starts at zero, so the output does too.
 """
 
 from collections.abc import Sequence
@@ -32,23 +31,36 @@ from ebm_jax.types import Scalar
 class UNet(nn.Module):
     """The DDPM U-Net: a raw field F(image, level), to be wrapped by `precondition.vp`.
 
-    The defaults are the published network for CIFAR-10: 35 746 307 parameters. The level
-    enters as sines and cosines of itself, so that it should run over 0 .. 999 (`vp` passes
-    999 t). The convolutions of stride 2 pad as TensorFlow's "SAME" does for even sides: no
-    zeros before, one row and column after. Dropout wants one key per example.
+    The defaults are the published network for CIFAR-10: 35 746 307 parameters. The level enters
+    as its sines and cosines, so it should run over 0 .. 999 (`vp` passes 999 t). The convolutions
+    of stride 2 pad like TensorFlow's "SAME" does for even sides: no zeros before, one row and
+    column after. Dropout needs one key per example.
+
+    Called with an image (h, w, c), a level and an optional label, it returns an image.
 
     Attributes:
-        channels: at the first resolution; the embedding has four times as many features.
-        multipliers: of `channels`, one for every resolution. The resolution halves from one
-            to the next: h and w must be divisible by 2^(len(multipliers) - 1).
+        channels: channels at the first resolution; the embedding has four times as many features.
+        multipliers: multiples of `channels`, one per resolution. Each resolution halves the one
+            before: h and w must be divisible by 2^(len(multipliers) - 1).
         blocks: residual blocks at each resolution on the way down; one more on the way up.
-        attention_sides: heights of the image at which every block is followed by an
-            attention; the middle has one in any case.
-        dropout: the rate, active with `train=True` alone; rng collection "dropout".
-        num_classes: None, or the number of labels; one more stands for "no label".
-        groups: of the group norms, at most a quarter of the channels.
-        dtype: what convolutions and attention compute in; None is float32.
-        remat: keep no activations inside of blocks for the gradient, compute them again.
+        attention_sides: heights of the feature map at which every block is followed by
+            attention; the middle always has attention.
+        dropout: dropout rate, active only with `train=True`; rng collection "dropout".
+        num_classes: None, or the number of labels; one more index means "no label".
+        groups: groups of the group norms, at most a quarter of the channels.
+        dtype: dtype of convolutions and attention; None is float32.
+        remat: recompute the activations within blocks in the gradient, instead of storing them.
+
+    Raises:
+        ValueError: for an image, attention side or label that does not fit the attributes.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> args = jax.random.key(0), jnp.zeros((32, 32, 3)), jnp.float32(0.0)
+        >>> out, params = jax.eval_shape(nets.UNet().init_with_output, *args)
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((32, 32, 3), 35746307)
     """
 
     channels: int = 128
