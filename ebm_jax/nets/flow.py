@@ -1,14 +1,14 @@
-"""A normalizing flow: an invertible map of N(0, I), with draws and the exact density.
+"""RealNVP, a normalizing flow: an invertible map of N(0, I) with draws and exact density.
 
     x = f(z), z ~ N(0, I):   log q(x) = log N(f^-1(x); 0, I) + log |det df^-1/dx|
 
-f is a chain of affine couplings. The entries of even and of odd index take turns: one
-half stays and tells how the other is scaled and shifted,
+f is a chain of affine couplings, which move the entries of even and of odd index in turn. One
+half stays and determines how the other is scaled and shifted,
 
     y_b = x_b exp(s(x_a)) + t(x_a),   y_a = x_a,   log |det| = sum s(x_a),
 
-so that inverse and determinant cost one pass of the network each [1]. |s| < a bound,
-which keeps both directions well conditioned.
+so the inverse and the determinant each cost one pass of the network [1]. |s| is bounded, which
+keeps both directions well conditioned.
 
 References:
     [1] Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803.
@@ -30,12 +30,12 @@ OtherHalf = Float[Array, " other"]
 
 
 class Coupling(nn.Module):
-    """t(x_a) and s(x_a) of one coupling, by an `MLP`; both 0 at initialization.
+    """t(x_a) and s(x_a) of one coupling, by an `MLP`; both are 0 at initialization.
 
     Attributes:
-        size: entries of the half that is moved.
+        size: number of entries of the half that is moved.
         widths: hidden widths.
-        activation: between the layers.
+        activation: activation between the layers.
         max_log_scale: the bound on |s|.
     """
 
@@ -53,26 +53,37 @@ class Coupling(nn.Module):
 
 
 class RealNVP(nn.Module):
-    """A law on examples of one shape, with exact density, draws and inverse.
+    """A RealNVP flow: a distribution with exact density, draws and inverse.
 
-    Called, it is an energy, E(x) = -log q(x), whose log Z is 0: so it serves wherever
-    an energy does. Every method is a plain function of parameters and one example:
+    Called with an example, it returns the energy E(x) = -log q(x), whose log Z is 0, so it can be
+    used wherever an energy can. Every method is a plain function of parameters and one example:
 
         params = net.init(key, x)
         log_q = partial(net.apply, params, method="log_density")(x)
         x = partial(net.apply, params, method="draw")(key)
         x, log_q = partial(net.apply, params, method="draw_with_log_density")(key)
 
-    Draws are differentiable in the parameters, hence so are E_q[f(x)] and the entropy
-    -E_q[log q(x)]. At initialization f is the identity and q is N(0, I): standardize
-    data that lie far from it. Couplings are smooth if the activation is.
+    Draws are differentiable in the parameters, and so are E_q[f(x)] and the entropy
+    -E_q[log q(x)]. At initialization f is the identity and q is N(0, I): standardize data that
+    are far from it. Couplings are smooth if the activation is.
 
     Attributes:
-        shape: the shape of an example, of at least 2 entries.
-        num_couplings: couplings, at least 2, so that every entry is moved.
+        shape: shape of an example, with at least 2 entries.
+        num_couplings: number of couplings, at least 2, so that every entry is moved.
         widths: hidden widths of each coupling's network.
-        activation: of these networks.
+        activation: activation of these networks.
         max_log_scale: bound on the log scale of one coupling.
+
+    Raises:
+        ValueError: for fewer than 2 entries or 2 couplings.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net, x = nets.RealNVP(shape=(2,), num_couplings=2, widths=(8,)), jnp.zeros(2)
+        >>> params = net.init(jax.random.key(0), x)
+        >>> round(float(net.apply(params, x, method="log_density")), 4)  # of N(0, I): -log(2 pi)
+        -1.8379
     """
 
     shape: tuple[int, ...]
@@ -101,26 +112,26 @@ class RealNVP(nn.Module):
         ]
 
     def __call__(self, x: Example) -> Scalar:
-        """The energy E(x) = -log q(x)."""
+        """Returns the energy E(x) = -log q(x)."""
         return -self.log_density(x)
 
     def log_density(self, x: Example) -> Scalar:
-        """log q(x), normalized."""
+        """Returns log q(x), normalized."""
         z, log_det = self.inverse(x)
         return log_standard_normal(z) + log_det
 
     def draw(self, key: PRNGKey) -> Example:
-        """One draw of q."""
+        """Draws one example from q."""
         return self.forward(jax.random.normal(key, self.shape))[0]
 
     def draw_with_log_density(self, key: PRNGKey) -> tuple[Example, Scalar]:
-        """One draw x of q and log q(x), without the pass of the inverse."""
+        """Draws one example x from q, and returns log q(x) without a pass of the inverse."""
         z = jax.random.normal(key, self.shape)
         x, log_det = self.forward(z)
         return x, log_standard_normal(z) - log_det
 
     def forward(self, z: Example) -> tuple[Example, Scalar]:
-        """x = f(z), and log |det df/dz| there."""
+        """Returns x = f(z), and log |det df/dz| there."""
         halves, log_det = _split(z), jnp.zeros((), z.dtype)
         for i, coupling in enumerate(self.couplings):
             given, moved = i % 2, 1 - i % 2
@@ -130,7 +141,7 @@ class RealNVP(nn.Module):
         return _merge(halves).reshape(z.shape), log_det
 
     def inverse(self, x: Example) -> tuple[Example, Scalar]:
-        """z = f^-1(x), and log |det df^-1/dx| there."""
+        """Returns z = f^-1(x), and log |det df^-1/dx| there."""
         halves, log_det = _split(x), jnp.zeros((), x.dtype)
         for i, coupling in reversed(list(enumerate(self.couplings))):
             given, moved = i % 2, 1 - i % 2
@@ -141,12 +152,12 @@ class RealNVP(nn.Module):
 
 
 def log_standard_normal(z: Example) -> Scalar:
-    """log N(z; 0, I) = -1/2 |z|^2 - d/2 log(2 pi)."""
+    """Returns log N(z; 0, I) = -1/2 |z|^2 - d/2 log(2 pi)."""
     return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
 
 
 def _split(x: Example) -> list[Array]:
-    """The entries of even and those of odd index."""
+    """Returns the entries of even and those of odd index."""
     flat = x.ravel()
     return [flat[::2], flat[1::2]]
 

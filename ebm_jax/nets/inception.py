@@ -1,16 +1,16 @@
-"""InceptionV3 as the Frechet Inception Distance knows it, on one image (arXiv:1512.00567).
+"""InceptionV3 as FID, KID and the Inception Score use it, on one image (arXiv:1512.00567).
 
-The network is the TensorFlow graph of December 2015 that arXiv:1706.08500 took its features
-from, and not the InceptionV3 of today's model zoos:
+This is the TensorFlow graph of December 2015 with which arXiv:1706.08500 computed features, not
+the InceptionV3 of today's model zoos:
 
-    average pools divide by the pixels under the window, not by 9 at the border;
-    the last block pools by maxima where the others average;
-    there are 1008 logits, of which ImageNet's classes are the indices 1 to 1000;
-    pixels become (p - 128) / 128, so 0 is -1 and 255 falls short of 1.
+    average pools divide by the number of pixels inside the image, not by 9 at the border;
+    the last block uses max pooling where the others use average pooling;
+    there are 1008 logits; ImageNet's classes have the indices 1 to 1000;
+    pixels become (p - 128) / 128: 0 maps to -1, and 255 to slightly less than 1.
 
-Images come to 299x299 by TensorFlow 1's bilinear interpolation, output pixel i reading from
-i n / 299: its corners are off by half a pixel, and shrinking averages nothing. Both belong to
-every published figure. What the network weighs is converted by `metrics.inception_weights.convert`.
+Images are resized to 299x299 by TensorFlow 1's bilinear interpolation, in which output pixel i
+reads from i n / 299: it is off by half a pixel and does not antialias. Published values include
+both. `metrics.inception.weights.convert` converts the weights.
 """
 
 from collections.abc import Callable
@@ -23,26 +23,32 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
-SIDE = 299  # of the images that the network sees
-EXACT = jax.lax.Precision.HIGHEST  # accelerators round factors to 8 or 11 bits unless asked
+SIDE = 299  # input size
+EXACT = jax.lax.Precision.HIGHEST  # by default accelerators round factors to 8 or 11 bits
 
 Image = Float32[Array, "h w c"]
 Result = Float32[Array, "h2 w2 c2"]
 
 
 class InceptionOutputs(NamedTuple):
-    """What the network says of one image, or of n with n in front of every shape."""
+    """Outputs of the network for one image, or for n images with a leading axis n.
 
-    features: Float32[Array | np.ndarray, "*n 2048"]  # means of the last block over its pixels
+    Attributes:
+        features: means of the last block over its pixels.
+        logits: logits with the bias.
+        logits_unbiased: logits without the bias, which the Inception Score uses.
+    """
+
+    features: Float32[Array | np.ndarray, "*n 2048"]
     logits: Float32[Array | np.ndarray, "*n 1008"]
-    logits_unbiased: Float32[Array | np.ndarray, "*n 1008"]  # without the bias: the IS's logits
+    logits_unbiased: Float32[Array | np.ndarray, "*n 1008"]
 
 
 class Conv(NamedTuple):
-    """A row of the tables below: a convolution with its bias, then relu.
+    """A row of the tables below: a convolution with bias, then relu.
 
-    Its kernel is (height, width, input channels, channels). It keeps the sides of the image
-    at stride 1 unless it is `valid`, which it always is at stride 2.
+    Its kernel is (height, width, input channels, channels). Padding keeps the image size, unless
+    `valid` or stride 2.
     """
 
     name: str
@@ -58,12 +64,12 @@ def _pool(x: Image, start: float, combine: Callable, stride: int) -> Result:
 
 
 def max_pool(x: Image, *, stride: int = 1) -> Result:
-    """The maxima of 3x3 pixels; at stride 1 the sides stay, and nothing beyond them counts."""
+    """3x3 max pooling; at stride 1 it keeps the size, and padding does not count."""
     return _pool(x, -jnp.inf, jax.lax.max, stride)
 
 
 def average_pool(x: Image) -> Image:
-    """The means of 3x3 pixels around each one, over those that lie within the image."""
+    """3x3 average pooling of stride 1 over the pixels inside the image."""
     rows, columns = (np.convolve(np.ones(side), np.ones(3), "same") for side in x.shape[:2])
     counts = np.outer(rows, columns).astype(np.float32)[..., None]
     return _pool(x, 0.0, jax.lax.add, 1) / counts
@@ -73,13 +79,13 @@ halve = partial(max_pool, stride=2)
 
 
 Branch = tuple[Conv | Callable[[Image], Result] | tuple["Branch", ...], ...]
-# steps one after another; a tuple among them is a fork: its branches' channels side by side
+# steps in sequence; a tuple among them is a fork, whose branches' channels are concatenated
 
 SQUARE, ROW, COLUMN = (3, 3), (1, 7), (7, 1)
 
 
 def _chain(name: str, *rows: tuple) -> Branch:
-    """The convolutions `name`_1, `name`_2, ... of channels, kernel and stride."""
+    """Returns the convolutions `name`_1, `name`_2, ... from rows (channels, kernel, stride)."""
     return tuple(Conv(f"{name}_{i}", *row) for i, row in enumerate(rows, start=1))
 
 
@@ -139,7 +145,7 @@ MIXED_7A: Branch = (
         (halve,),
     ),
 )
-NETWORK: dict[str, Branch] = {  # in order, by what their convolutions' names begin with
+NETWORK: dict[str, Branch] = {  # in order, by the prefix of their convolutions' names
     "": STEM,
     "Mixed_5b.": _mixed_5(32),
     "Mixed_5c.": _mixed_5(64),
@@ -156,13 +162,10 @@ NETWORK: dict[str, Branch] = {  # in order, by what their convolutions' names be
 
 
 class ConvReLU(nn.Module):
-    """relu(convolution + bias): one row of the tables, in the forms quick on CPUs.
+    """relu(convolution + bias): one row of the tables, in forms that are fast on CPUs.
 
-    1x1 is a matmul. XLA takes three times as long without any padding: a valid convolution
-    gets a row of zeros below, and loses the row of results that has seen it.
-
-    Attributes:
-        row: its channels, kernel, stride and padding.
+    1x1 is a matmul. XLA is three times slower without any padding, so a valid convolution gets a
+    row of zeros below, and the result row that includes it is dropped.
     """
 
     row: Conv
@@ -194,9 +197,9 @@ def _run(steps: Branch, x: Image, prefix: str) -> Result:
 
 
 class InceptionV3(nn.Module):
-    """Features and logits of one image that `prepare` made: 23 833 744 parameters.
+    """InceptionV3 features and logits of one image from `prepare`: 23 833 744 parameters.
 
-    Every batch normalization is inside of the kernel and the bias of its convolution.
+    Every batch normalization is folded into the kernel and bias of its convolution.
     """
 
     @nn.compact
@@ -210,7 +213,7 @@ class InceptionV3(nn.Module):
 
 
 def _weights_tf1(size: int, target: int) -> Float32[np.ndarray, "target size"]:
-    """Row i takes pixel i size / target of a line, between its two neighbors in float32."""
+    """Returns weights whose row i interpolates pixel i size / target between its neighbors."""
     place = np.arange(target, dtype=np.float32) * np.float32(size / target)
     low = place.astype(int)
     part = place - low.astype(np.float32)
@@ -221,25 +224,21 @@ def _weights_tf1(size: int, target: int) -> Float32[np.ndarray, "target size"]:
 
 
 def resize_tf1(image: Image, height: int, width: int) -> Float32[Array, "height width c"]:
-    """Bilinear interpolation as TensorFlow 1 has it, without half pixels and antialiasing.
+    """Bilinear interpolation of TensorFlow 1, without half-pixel centers and antialiasing.
 
         y[i, j] = x(i h / height, j w / width),   x linear in between, constant beyond its end
 
     The identity at height, width = h, w.
-
-    Args:
-        image: one image.
-        height, width: of the result.
     """
     rows, columns = _weights_tf1(image.shape[0], height), _weights_tf1(image.shape[1], width)
     return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=EXACT)
 
 
 def prepare(pixels: UInt8[Array, "h w c"]) -> Float32[Array, "299 299 3"]:
-    """What the network sees of pixels: 299x299, (p - 128) / 128, gray in all three channels.
+    """Returns the network's input from pixels: 299x299, (p - 128) / 128, gray repeated as RGB.
 
     Raises:
-        ValueError: if the channels are neither gray (1) nor red, green and blue (3).
+        ValueError: for channels other than 1 (gray) or 3 (RGB).
     """
     if pixels.shape[-1] not in (1, 3):
         raise ValueError(

@@ -1,13 +1,13 @@
 """Multilayer perceptrons for small vectors: an energy, and a raw field of x and a level.
 
 Second derivatives of the energy need no second reverse pass. With pre-activations a_l,
-h_l = act(a_l), and E linear in the last h, only the activations bend:
+h_l = act(a_l), and E linear in the last h, only the activations contribute:
 
     v . H v = sum_l sum_k (dE/dh_lk) act''(a_lk) (v . grad a_lk)^2
 
-where v . grad a_l is v pushed forward through the layers, and dE/dh_l comes with the one
-backward pass of the gradient. The Laplacian is the sum over an orthonormal basis, and of
-that only the span of the first layer's weights counts: at most its width of directions.
+where v . grad a_l is v pushed forward through the layers, and dE/dh_l comes from the single
+backward pass of the gradient. The Laplacian is the sum over an orthonormal basis, of which only
+the span of the first layer's weights contributes: no more directions than its width.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class MLP(nn.Module):
     """Dense layers with an activation between them, none after the last.
 
     Attributes:
-        widths: outputs of every layer, the last one included.
+        widths: output widths of all layers, including the last.
         activation: silu by default; score matching needs a smooth one.
     """
 
@@ -40,15 +40,22 @@ class MLP(nn.Module):
 
 
 class EnergyMLP(nn.Module):
-    """E(x) of one example of any shape, by an `MLP` on its entries with a scalar head.
+    """E(x) of one example of any shape: an `MLP` on its entries with a scalar head.
 
-    The class of densities is right in the tails: a learned precision exp(r) adds
-    exp(r) / 2 |x|^2, so that exp(-E) has a finite integral whatever the weights when
-    the activation grows at most linearly.
+    A learned precision exp(r) adds exp(r) / 2 |x|^2. With it, exp(-E) has a finite integral for
+    any weights, if the activation grows at most linearly.
 
     Attributes:
         widths: hidden widths.
         activation: smooth, of at most linear growth.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net = nets.EnergyMLP((16, 16))
+        >>> energy, params = jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.zeros(2))
+        >>> energy.shape
+        ()
     """
 
     widths: Sequence[int] = (128, 128)
@@ -63,7 +70,7 @@ class EnergyMLP(nn.Module):
     def gradient_and_curvature(
         self, x: Example, directions: Float[Array, "k *d"]
     ) -> tuple[Example, Float[Array, " k"]]:
-        """grad E(x), and v . (d^2 E/dx^2) v for each direction v, at one backward pass.
+        """Returns grad E(x), and v . (d^2 E/dx^2) v for each direction v, in one backward pass.
 
         For `losses.sliced_score_matching_from_curvature`, as
         `partial(net.apply, params, method="gradient_and_curvature")`.
@@ -73,8 +80,8 @@ class EnergyMLP(nn.Module):
             directions: v_1 ... v_k, each of the shape of `x`.
 
         Returns:
-            The gradient, of the shape of x, and the k curvatures, which are |v|^2 times
-            the precision where a piecewise-linear activation (relu) has no corner: use a
+            The gradient, of the shape of x, and the k curvatures. For a piecewise-linear activation
+            (relu) the curvatures are only |v|^2 times the precision almost everywhere: use a
             smooth one.
         """
         gradient, bends = self._gradient_and_bends(x)
@@ -86,23 +93,22 @@ class EnergyMLP(nn.Module):
         return gradient, curvature
 
     def gradient_and_laplacian(self, x: Example, *, chunk_size: int = 16) -> tuple[Example, Scalar]:
-        """grad E(x) and the exact Laplacian, equal to `calculus.laplacian` but faster.
+        """Returns grad E(x) and the exact Laplacian; equal to `calculus.laplacian`, but faster.
 
         For `losses.exact_score_matching_from_laplacian`, as
         `partial(net.apply, params, method="gradient_and_laplacian")`. It takes
-        min(d, first width) directions, in chunks under `jax.checkpoint`: time and memory
-        stop growing where d passes the width. Derivatives of the result are exact of
-        every order in x, but of the first order only in the parameters.
+        min(d, first width) directions, in chunks under `jax.checkpoint`, so time and memory stop
+        growing when d exceeds that width. Derivatives of the result are exact at every order in x,
+        but only at first order in the parameters.
 
         Args:
             x: one example, of any shape with d entries.
-            chunk_size: directions pushed forward at once. Small ones keep a batch of
-                128 in cache on CPU; give more to an accelerator.
+            chunk_size: number of directions pushed forward at once. Small chunks keep a batch of
+                128 in the cache of a CPU; use larger ones on an accelerator.
 
         Returns:
-            The gradient, of the shape of x, and the Laplacian, which is d times the
-            precision where a piecewise-linear activation (relu) has no corner: use a
-            smooth one.
+            The gradient, of the shape of x, and the Laplacian. For a piecewise-linear activation
+            (relu) the Laplacian is only d times the precision almost everywhere: use a smooth one.
 
         Raises:
             ValueError: if `chunk_size` is not positive.
@@ -145,7 +151,7 @@ class EnergyMLP(nn.Module):
 
 
 class _Bend(NamedTuple):
-    """A hidden layer seen from its second derivative: W, act'(a), and dE/dh act''(a)."""
+    """The derivatives of a hidden layer: W, act'(a), and dE/dh act''(a)."""
 
     kernel: Float[Array, "before after"]
     slope: Float[Array, " after"]
@@ -155,7 +161,7 @@ class _Bend(NamedTuple):
 def _derivatives(
     activation: Callable[[Array], Array], a: Float[Array, " width"]
 ) -> tuple[Array, Array, Array]:
-    """act(a), act'(a), act''(a) of an elementwise function."""
+    """Returns act(a), act'(a), act''(a) of an elementwise function."""
     ones = jnp.ones_like(a)
 
     def slope(a: Array) -> tuple[Array, Array]:
@@ -167,7 +173,7 @@ def _derivatives(
 
 
 def _push_forward(bends: list[_Bend], rows: Float[Array, "k d"]) -> list[Array]:
-    """(v . grad) a_l of every hidden layer, for each row v."""
+    """Returns (v . grad) a_l of every hidden layer, for each row v."""
     pushed = []
     for kernel, slope, _ in bends:
         pushed.append(rows @ kernel)
@@ -176,10 +182,10 @@ def _push_forward(bends: list[_Bend], rows: Float[Array, "k d"]) -> list[Array]:
 
 
 def orthonormal_basis(kernel: Float[Array, "d width"]) -> Float[Array, "k d"]:
-    """Rows that span R^d, or where d is the larger the columns of `kernel`; constants.
+    """Returns rows that span R^d, or only the columns of `kernel` if d exceeds the width.
 
-    Held constant they still give the trace its exact first derivative: to first order
-    a change of the kernel out of its own span does not move tr(Q^T W M W^T Q).
+    The rows are treated as constants. The trace still has its exact first derivative, because to
+    first order a change of the kernel out of its own span does not change tr(Q^T W M W^T Q).
     """
     d, width = kernel.shape
     if d <= width:
@@ -188,12 +194,19 @@ def orthonormal_basis(kernel: Float[Array, "d width"]) -> Float[Array, "k d"]:
 
 
 class LevelEmbedding(nn.Module):
-    """A vector for a scalar noise level: sines and cosines, then two dense layers.
+    """An embedding of a scalar noise level: sines and cosines, then two dense layers.
 
     Attributes:
-        features: the length of the vector, even.
-        max_frequency: the highest angular frequency; levels a fraction of its
-            inverse apart are told apart.
+        features: length of the vector, even.
+        max_frequency: the highest angular frequency. Levels can be distinguished down to a
+            fraction of its inverse.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> net = nets.LevelEmbedding(features=64)
+        >>> jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.float32(0.0))[0].shape
+        (64,)
     """
 
     features: int
@@ -211,8 +224,15 @@ class ScoreMLP(nn.Module):
     """A raw field F(x, level) of the shape of x, to be wrapped by `nets.precondition`.
 
     Attributes:
-        widths: hidden widths; every hidden layer is shifted by the embedded level.
+        widths: hidden widths; the embedded level is added to every hidden layer.
         activation: silu by default.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import nets
+        >>> args = jax.random.key(0), jnp.zeros(2), jnp.float32(0.0)
+        >>> jax.eval_shape(nets.ScoreMLP().init_with_output, *args)[0].shape
+        (2,)
     """
 
     widths: Sequence[int] = (128, 128)
