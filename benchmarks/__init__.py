@@ -1,1 +1,1 @@
-"""Benchmarks against other libraries: `python -m benchmarks.<name>`, extra `bench`."""
+"""Benchmarks against other libraries: `python -m benchmarks.<name>`, with the extra `bench`."""

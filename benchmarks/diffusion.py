@@ -1,22 +1,23 @@
-"""Training steps and samples of a DDPM U-Net, in ebm_jax and in diffusers.
+"""Training steps and sampling of a DDPM U-Net, in ebm_jax and in diffusers.
 
-    python -m benchmarks.diffusion                 the first table in full, then batch and width
+    python -m benchmarks.diffusion                 all problems
     python -m benchmarks.diffusion --only "batch 16, base 64"
 
 The network is DDPM's (arXiv:2006.11239) for 32x32x3 images: multipliers 1-2-2-2, 2 blocks,
 attention at 16x16; with base 64 it has 8,952,067 parameters. Timed are
 
-    step    forward, backward, Adam and the moving average of the parameters, one batch
-    DDIM    50 deterministic steps from noise, one batch
+    step    forward, backward, Adam and the parameters' moving average (EMA), for one batch
+    DDIM    50 deterministic steps from noise, for one batch
 
 on the processors that the process may use. ebm_jax splits the batch over as many simulated
-devices as cores; diffusers' UNet2DModel runs in PyTorch with images and kernels in channels-last
-layout, with torch's Adam and `torch._foreach_lerp_` for the average. Both must have as many
-parameters as the formula says and a loss that falls. `GF/s` counts the operations of the
-compiled ebm_jax step for both; `peak` is its share of a 2048^3 float32 matmul in the same process.
+devices as there are cores. diffusers' UNet2DModel runs in PyTorch with images and kernels in
+channels-last layout, with torch's Adam, and `torch._foreach_lerp_` for the average. Both must have
+the number of parameters that the formula gives, and a loss that falls. `GF/s` counts the
+operations of the compiled ebm_jax step for both. `peak` is the share of the speed of a 2048^3
+float32 matmul in the same process.
 
-Takes about 15 minutes on two cores. Writes a table, and everything as JSON to
-benchmarks/results/. Exit status 1 if an implementation is not the network that it should be.
+It takes about 15 minutes on 2 cores. It writes a table, and everything as JSON to
+benchmarks/results/. The exit status is 1 if an implementation has the wrong network.
 """
 
 from functools import partial
@@ -36,14 +37,14 @@ PROBLEMS = {
 
 
 def main() -> None:
-    """Time both on every problem, print the table and write the JSON."""
+    """Times both implementations on every problem, prints the table and writes the JSON."""
     problems = {title: partial(measure, problem) for title, problem in PROBLEMS.items()}
     wrong = "an implementation is not the network that it should be"
     harness.run("diffusion", __doc__, problems, report, rounds=5, wrong=wrong)
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, Any]:
-    """Both implementations of one problem, in turns: medians, and whether each is right."""
+    """Times both implementations of one problem in turns: medians, and a check of each."""
     answers = harness.measure(
         "benchmarks.diffusion_worker", list(IMPLEMENTATIONS), problem._asdict(), rounds
     )
@@ -55,7 +56,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def verdict(problem: Problem, rounds: list[dict[str, Any]]) -> str:
-    """What is wrong with the network or its training; nothing wrong is "right"."""
+    """Returns "right", or what is wrong with the network or its training."""
     count = rounds[-1]["parameters"]
     if count != num_parameters(problem.base):
         return f"wrong: {count} parameters, not {num_parameters(problem.base)}"
@@ -65,7 +66,7 @@ def verdict(problem: Problem, rounds: list[dict[str, Any]]) -> str:
 
 
 def num_parameters(base: int) -> int:
-    """Of the U-Net, by its table: convolutions, norms, dense layers and attentions."""
+    """Returns the number of parameters of the U-Net, from its table of layers."""
     wide, embedding = 2 * base, 4 * base
 
     def conv(a: int, b: int, side: int = 3) -> int:
@@ -80,14 +81,14 @@ def num_parameters(base: int) -> int:
     down = 2 * block(base, base) + block(base, wide) + 5 * block(wide, wide) + 2 * attention
     down += conv(base, base) + 2 * conv(wide, wide)
     middle = 2 * block(wide, wide) + attention
-    up = 6 * block(2 * wide, wide)  # both of the lowest resolutions: all skips are wide
+    up = 6 * block(2 * wide, wide)  # the two lowest resolutions, where all skips are wide
     up += 2 * block(2 * wide, wide) + block(wide + base, wide) + 3 * attention
     up += block(wide + base, base) + 2 * block(2 * base, base) + 3 * conv(wide, wide)
     return conv(3, base) + level + down + middle + up + 2 * base + conv(base, 3)
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """A table: milliseconds a call, times ebm_jax's, operations a second and share of peak."""
+    """Returns a table: milliseconds per call, ratios to ebm_jax, GF/s and share of peak."""
     rows = []
     for title, by_name in found.items():
         ours = by_name["results"].get("ebm_jax")

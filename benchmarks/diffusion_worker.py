@@ -13,11 +13,11 @@ import numpy as np
 from benchmarks.harness import Job, serve
 
 LEARNING_RATE = 2e-4
-CHECKED_STEPS = 4  # of the loss that must fall
+CHECKED_STEPS = 4  # steps over which the loss must fall
 
 
 class Problem(NamedTuple):
-    """A training step, or `steps` steps of DDIM if that is positive, of `batch` images."""
+    """A training step on `batch` images, or `steps` steps of DDIM if `steps` is positive."""
 
     batch: int = 16
     base: int = 64
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 
 
 def images(problem: Problem) -> np.ndarray:
-    """Smooth color gradients in [-1, 1], (batch, 32, 32, 3)."""
+    """Returns smooth color gradients in [-1, 1], of shape (batch, 32, 32, 3)."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-1, 1, (problem.batch, 2, 2, 3))
     ramp = np.stack([np.linspace(1, 0, 32), np.linspace(0, 1, 32)])
@@ -33,7 +33,7 @@ def images(problem: Problem) -> np.ndarray:
 
 
 def ebm_jax(problem: Problem) -> Job:
-    """This library: `make_step` and `integrate`, the batch split over simulated devices."""
+    """This library: `make_step` and `samplers.sample`, the batch split over simulated devices."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -94,12 +94,12 @@ def ebm_jax(problem: Problem) -> Job:
             many.lower(trained[0].params, keys) if problem.steps else step.lower(state, data)
         ).compile()
         per_device = (compiled.cost_analysis() or {}).get("flops", 0.0)
-        operations = per_device * mesh.size * max(problem.steps, 1)  # a scan's body counts once
+        operations = per_device * mesh.size * max(problem.steps, 1)  # XLA counts a scan's body once
         figures = {"parameters": count, "start": losses[0], "end": losses[-1]}
         return figures | {"operations": operations, "peak_speed": matmul_speed()}
 
     def matmul_speed() -> float:
-        """Operations a second of a large matmul, each device doing its own."""
+        """Returns operations per second of a large matmul on every device at once."""
         side = 2048
         x = sharding.split(jnp.ones((mesh.size, side, side)), mesh)
         product = jax.jit(lambda x: x @ x)
@@ -114,7 +114,7 @@ def ebm_jax(problem: Problem) -> Job:
 
 
 def diffusers(problem: Problem) -> Job:
-    """diffusers' UNet2DModel in PyTorch, channels-last, and its DDIM scheduler."""
+    """diffusers' UNet2DModel in PyTorch, channels-last, with its DDIM scheduler."""
     import torch
     from diffusers import DDIMScheduler, UNet2DModel
 
@@ -182,7 +182,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Problem], Job]] = {"ebm_jax": ebm_jax, "dif
 
 
 def main() -> None:
-    """Serve the implementation named first on the problem given second, as JSON."""
+    """Serves the implementation named first, on the problem given second as JSON."""
     problem = Problem(**json.loads(sys.argv[2]))
     serve(partial(IMPLEMENTATIONS[sys.argv[1]], problem))
 

@@ -1,15 +1,14 @@
-"""Timing several implementations fairly: one process each, taking turns.
+"""Times several implementations fairly: one process each, taking turns.
 
-A benchmark is a module with `python -m` that starts a `Worker` per implementation and a
-worker module that answers it with `serve`. Only one process computes at a time, rounds
-are interleaved and the order turns by one every round, so that a slow minute of the
-machine falls on all alike. All run on the CPU. No number of threads is set for anybody:
-each library takes those that it takes by itself for the processors that the process may
-run on, the same for all.
+A benchmark is a module run by `python -m`, which starts a `Worker` per implementation, and a
+worker module that answers it with `serve`. Only one process computes at a time. Rounds are
+interleaved and their order rotates, so that a slow minute of the machine affects all alike.
+Everything runs on the CPU. The number of threads is never set: each library uses those that it
+chooses for the processors that its process may run on, the same for all.
 
-A round repeats a short computation for half a second and counts its mean. What other
-processes took of the machine meanwhile is measured too: busy time of all processors less
-the worker's own, over the time of all processors (Linux only).
+A round repeats a short computation for half a second and records its mean time. It also
+measures the load by other processes: busy time of all processors minus the worker's own,
+divided by the time of all processors (Linux only).
 """
 
 import argparse
@@ -26,16 +25,16 @@ from statistics import median
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
-LEAST_SECONDS = 0.5  # of a timed round: the clock of processor time ticks at 10 ms
+LEAST_SECONDS = 0.5  # per timed round, since processor time is counted in steps of 10 ms
 
 
 class Worker:
-    """A process that computes when it is told to.
+    """A process that computes on request.
 
     Attributes:
         name: the implementation.
-        hello: what the process said of itself at the start: {"versions": ...}, or
-            {"missing": why} if it cannot run here.
+        hello: first message of the process: {"versions": ...}, or {"missing": why} if it cannot
+            run here.
     """
 
     def __init__(self, module: str, name: str, arguments: dict[str, Any]) -> None:
@@ -52,7 +51,7 @@ class Worker:
         self.hello = self._answer()
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for the answer; {"missing": why} if the process failed."""
+        """Sends a request and waits for the answer; {"missing": why} if the process failed."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -62,7 +61,7 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self._process.communicate()
 
     def _answer(self) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class Worker:
 
 
 class Job(NamedTuple):
-    """What a worker does: `prepare(round)` untimed, `compute(prepared)` timed, `judge(result)`."""
+    """A worker's task: `prepare(round)` untimed, `compute(prepared)` timed, `judge(result)`."""
 
     packages: tuple[str, ...]
     prepare: Callable[[int], Any]
@@ -81,9 +80,9 @@ class Job(NamedTuple):
 
 
 def serve(make_job: Callable[[], Job]) -> None:
-    """Answer a `Worker`: say hello, then run one round for every line on standard input."""
+    """Answers a `Worker`: a first message, then one round for every line on standard input."""
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps library output out of the answers
 
     def answer(**message: Any) -> None:
         print(json.dumps(message), file=channel, flush=True)
@@ -101,7 +100,7 @@ def serve(make_job: Callable[[], Job]) -> None:
 
 
 def interleave(workers: list[Worker], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """One first call of every worker, which compiles, and then `rounds` rounds in turn."""
+    """Calls every worker once, which compiles, and then in `rounds` rounds in turns."""
     answers: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in workers}
     alive = list(workers)
     for index in range(rounds + 1):
@@ -121,7 +120,7 @@ def interleave(workers: list[Worker], rounds: int) -> dict[str, list[dict[str, A
 def measure(
     module: str, names: list[str], arguments: dict[str, Any], rounds: int
 ) -> dict[str, tuple[list[dict[str, Any]], dict[str, str]]]:
-    """The rounds and the versions of every implementation that runs here; a line for each other."""
+    """Returns the rounds and the versions of each implementation; prints which cannot run here."""
     workers = {name: Worker(module, name, arguments) for name in names}
     for name, worker in list(workers.items()):
         if "missing" in worker.hello:
@@ -143,15 +142,15 @@ def run(
     rounds: int,
     wrong: str,
 ) -> None:
-    """The command of a benchmark: its flags, every problem, the table and the JSON.
+    """Runs the command of a benchmark: its flags, all problems, the table and the JSON.
 
     Args:
-        name: of the module, and of the JSON file.
-        about: for --help.
-        problems: by title, what measures one in a number of rounds.
-        report: the table of what that returned, by title.
-        rounds: unless --rounds says another number.
-        wrong: what to end with when the law of an implementation is not "right".
+        name: name of the module and the JSON file.
+        about: text for --help.
+        problems: by title, functions from a number of rounds to the measurements of a problem.
+        report: function that returns the table of these measurements, by title.
+        rounds: default number of rounds.
+        wrong: error message if the check of an implementation is not "right".
     """
     flags = _flags(name, about, list(problems), rounds)
     found = {}
@@ -183,7 +182,7 @@ def _flags(name: str, about: str | None, titles: list[str], rounds: int) -> argp
 
 
 def summary(rounds: list[dict[str, Any]], law: str) -> dict[str, Any]:
-    """Medians of the timed rounds, what the first call took more, and the verdict on the law."""
+    """Returns medians of the timed rounds, the extra time of the first call, and the verdict."""
     first, *timed = rounds
     seconds = [answer["seconds"] for answer in timed]
     return {
@@ -199,13 +198,13 @@ def summary(rounds: list[dict[str, Any]], law: str) -> dict[str, Any]:
 
 
 def warning(summaries: list[dict[str, Any]]) -> str:
-    """A line to put under a table when other processes took over a tenth of the machine."""
+    """Returns a line to print under a table if other processes took over a tenth of the machine."""
     busiest = max((result["others"] for result in summaries), default=0.0)
     return "\nOther processes were busy: repeat this on a quiet machine." if busiest > 0.1 else ""
 
 
 def hardware() -> dict[str, Any]:
-    """The processor, how much of it this process may use, memory, system and Python."""
+    """Returns the processor, the cores this process may use, memory, system and Python version."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
@@ -218,7 +217,7 @@ def hardware() -> dict[str, Any]:
 
 
 def save(folder: Path, name: str, result: dict[str, Any]) -> Path:
-    """Write `result` as JSON under a name that says the processor and the number of cores."""
+    """Writes `result` as JSON, in a file named after the processor and the number of cores."""
     machine = result["hardware"]
     words = f"{name}-{machine['processor']}-{machine['cores']}-cores".lower()
     path = folder / ("-".join("".join(c if c.isalnum() else " " for c in words).split()) + ".json")
@@ -228,7 +227,7 @@ def save(folder: Path, name: str, result: dict[str, Any]) -> Path:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Plain text: the first column to the left, the others to the right."""
+    """Formats a table as plain text: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
     pads = [str.ljust] + [str.rjust] * (len(head) - 1)
@@ -239,12 +238,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process held at once, in MiB (Linux; else 0)."""
+    """Returns the peak memory of this process in MiB (Linux; 0 elsewhere)."""
     return int((_proc("self/status", "VmHWM") or "0 kB").split()[0]) / 1024
 
 
 def _timed(compute: Callable[[], Any], least_seconds: float) -> tuple[Any, dict[str, float]]:
-    """The result, and seconds a call, own processor seconds a call, and the others' share."""
+    """Returns the result with seconds per call, own CPU seconds per call, and the others' share."""
     machine, own, start = _machine_seconds(), time.process_time(), time.perf_counter()
     calls = 0
     while calls == 0 or time.perf_counter() - start < least_seconds:
@@ -259,7 +258,7 @@ def _timed(compute: Callable[[], Any], least_seconds: float) -> tuple[Any, dict[
 
 
 def _machine_seconds() -> tuple[float, float]:
-    """Busy and total seconds of all processors since the start of the machine."""
+    """Returns busy and total seconds of all processors since boot."""
     try:
         ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     except OSError:

@@ -1,17 +1,18 @@
-"""How fast do 4,096 Langevin chains take 1,000 steps on a mixture of eight Gaussians?
+"""Times 1,000 steps of 4,096 Langevin chains on a mixture of eight Gaussians.
 
     python -m benchmarks.langevin
 
-times ebm_jax, blackjax, torchebm and ebmkit, each by autodiff of the energy and, where it
-can be given one, by the closed-form score: one process each, rounds in turns, medians, on
-the processors that the process may use (`taskset -c 0,1` for two). `langevin_worker` says
-what each runs, `harness` how it is timed. A peer that is not installed is left out.
+It times ebm_jax, blackjax, torchebm and ebmkit, each by autodiff of the energy and, if the
+library accepts one, by the closed-form score. Each runs in its own process, with rounds in turns
+and medians, on the processors that the process may use (`taskset -c 0,1` for two).
+`langevin_worker` describes what each runs, and `harness` how it is timed. Libraries that are not
+installed are left out.
 
-The law of the points of all rounds is checked, so that nobody is timed on a wrong answer:
-an equal share of the chains at each Gaussian, and about it the variance of the discrete
-chain, s^2 / (1 - h / (2 s^2)), within five standard errors and a percent for the overlap.
+The distribution of the samples of all rounds is checked, so that no wrong sampler is timed: an
+equal share of the chains must be at each Gaussian, with the variance of the discrete chain around
+it, s^2 / (1 - h / (2 s^2)), within five standard errors and a percent for the overlap.
 
-Takes about 2 minutes. Writes a table, and everything as JSON to benchmarks/results/.
+It takes about 2 minutes. It writes a table, and everything as JSON to benchmarks/results/.
 """
 
 import argparse
@@ -29,7 +30,7 @@ HEAD += ["compile s", "peak MB", "others %", "law"]
 
 
 def main() -> None:
-    """Parse the flags, time every implementation, print the table and write the JSON."""
+    """Parses the flags, times every implementation, prints the table and writes the JSON."""
     flags = _flags()
     problem = Problem(chains=flags.chains, steps=flags.steps)
     names = [name for name in IMPLEMENTATIONS if flags.only in name]
@@ -68,13 +69,13 @@ def _flags() -> argparse.Namespace:
 
 
 def summary(problem: Problem, name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The harness's summary, with whether the law of the timed rounds is right."""
+    """Returns the harness's summary, with a check of the distribution in the timed rounds."""
     law = "-" if name.endswith("noise") else law_error(problem, rounds[1:]) or "right"
     return harness.summary(rounds, law)
 
 
 def law_error(problem: Problem, rounds: list[dict[str, Any]]) -> str:
-    """What is wrong with the points of all rounds together; nothing if they are right."""
+    """Returns what is wrong with the samples of all rounds together, or "" if they are right."""
     total = sum(answer["chains"] for answer in rounds)
     shares = np.sum([answer["counts"] for answer in rounds], 0) / total
     if np.max(np.abs(shares - 1 / 8)) > 5 * np.sqrt(1 / 8 * 7 / 8 / total):
@@ -87,10 +88,10 @@ def law_error(problem: Problem, rounds: list[dict[str, Any]]) -> str:
 
 
 def report(problem: Problem, results: dict[str, dict[str, Any]]) -> str:
-    """The table: medians, what is apart from them, and ratios to ebm_jax.
+    """Returns the table: medians, spread, and ratios to ebm_jax.
 
-    `steps` are a chain's steps in a second; `x score` and `x energy` say how many times
-    faster than the row ebm_jax is by its closed-form score and by autodiff of its energy.
+    `steps` are a chain's steps per second. `x score` and `x energy` are the speed of ebm_jax, by
+    its closed-form score and by autodiff of its energy, relative to the row.
     """
     rows = [_row(problem, name, result, results) for name, result in results.items()]
     return harness.table(HEAD, rows) + harness.warning(list(results.values()))

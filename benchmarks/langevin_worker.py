@@ -1,24 +1,24 @@
 """One implementation of Langevin dynamics on the mixture of eight Gaussians, to be timed.
 
-Every implementation runs x' = x + h s(x) + sqrt(2 h) n on the same law with the same h,
-number of chains and steps, from the same start, and keeps the last points only. Each is
-called as its documentation does, in the form that is best for it:
+Every implementation runs x' = x + h s(x) + sqrt(2 h) n on the same distribution with the same h,
+number of chains and steps, from the same start, and keeps only the last points. Each is called
+as in its documentation, in its fastest form:
 
-    ebm_jax    `run` of `ula` under `jax.vmap` and one `jax.jit`, chains split over as many
-               simulated devices as cores (what its experiments do on a CPU); a key of its
-               own for every chain. Energy and score are those of `targets.eight_gaussians`.
-    blackjax   `blackjax.sgld`, its unadjusted (overdamped) Langevin, whose gradient
+    ebm_jax    `run` of `ula` under `jax.vmap` and one `jax.jit`, with chains split over as many
+               simulated devices as cores (as in its experiments on a CPU) and one key per
+               chain. Energy and score are those of `targets.eight_gaussians`.
+    blackjax   `blackjax.sgld`, its unadjusted (overdamped) Langevin dynamics, whose gradient
                estimator is the exact gradient here; the documented loop over many chains
-               (a scan of a vmapped step, keys split at every step) under one `jax.jit`,
+               (a scan of a vmapped step, with keys split at every step) under one `jax.jit`,
                split over the same simulated devices, which makes it faster. The energy is
                the textbook logsumexp, the score the textbook softmax of it; "ebm_jax's
                score" is blackjax with the score of `targets.eight_gaussians`.
-    torchebm   `LangevinDynamics` with the Euler-Maruyama step that is its default; the
-               energy is a `BaseModel`, the score overrides its `gradient`.
+    torchebm   `LangevinDynamics` with its default Euler-Maruyama step; the energy is a
+               `BaseModel`, the score overrides its `gradient`.
     ebmkit     `LangevinDynamics` with its own `GaussianMixtureEnergy`; it takes no score.
 
-"noise" is ebm_jax with the score 0: the floor, since every step needs its noise.
-Imports are inside the functions: a process loads only the library that it times.
+"noise" is ebm_jax with a score of 0. It is the floor, since every step needs its noise. Imports
+are inside the functions: a process loads only the library that it times.
 """
 
 import json
@@ -33,7 +33,7 @@ from benchmarks.harness import Job, serve
 
 
 class Problem(NamedTuple):
-    """The mixture of eight equal Gaussians on a circle, and the chains to run on it."""
+    """A mixture of eight equal Gaussians on a circle, and the chains to run on it."""
 
     chains: int = 4096
     steps: int = 1000
@@ -42,18 +42,18 @@ class Problem(NamedTuple):
     scale: float = 0.35
 
     def means(self) -> np.ndarray:
-        """The centers of the Gaussians, of shape (8, 2)."""
+        """Returns the means of the Gaussians, of shape (8, 2)."""
         angles = np.arange(8) * np.pi / 4
         return (self.radius * np.stack([np.cos(angles), np.sin(angles)], -1)).astype(np.float32)
 
     def start(self, index: int) -> np.ndarray:
-        """Where the chains start in round `index`: N(0, I)."""
+        """Returns the initial states of the chains in round `index`, from N(0, I)."""
         generator = np.random.default_rng(index)
         return generator.standard_normal((self.chains, 2), dtype=np.float32)
 
 
 def judge(problem: Problem, x: Any) -> dict[str, Any]:
-    """How many chains are at each Gaussian, and their squared distances from it."""
+    """Returns the number of chains at each Gaussian, and their mean squared distance from it."""
     squares = np.sum((np.asarray(x, np.float64)[:, None] - problem.means()) ** 2, -1)
     nearest = np.min(squares, -1)
     counts = np.bincount(np.argmin(squares, -1), minlength=8)
@@ -101,7 +101,7 @@ def blackjax(problem: Problem, gradient: str) -> Job:
     from ebm_jax.targets import eight_gaussians
 
     sharding.use_all_cores()
-    import blackjax  # only now: importing it computes, and the number of devices is then fixed
+    import blackjax  # not earlier: its import runs JAX, which fixes the number of devices
 
     means, variance = jnp.asarray(problem.means()), problem.scale**2
 
@@ -204,7 +204,7 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[Problem, str], Job], str]] = {
 
 
 def main() -> None:
-    """Serve the implementation named first, on the problem given second, as JSON."""
+    """Serves the implementation named first, on the problem given second as JSON."""
     implementation, gradient = IMPLEMENTATIONS[sys.argv[1]]
     serve(lambda: implementation(Problem(**json.loads(sys.argv[2])), gradient))
 

@@ -1,23 +1,22 @@
-"""How fast are figures of features, in ebm_jax, torch-fidelity and plain numpy and scipy?
+"""Times sample metrics in ebm_jax, torch-fidelity, and plain NumPy and SciPy.
 
     python -m benchmarks.metrics                  all problems
     python -m benchmarks.metrics --only KID
 
-Features are made up, rectified and correlated like those of Inception, in float32:
+Features are artificial, rectified and correlated like those of Inception, in float32:
 
     FID         from 50,000 x 2,048 features of both sets, moments included
-    distance    the same from moments: two means and covariances of 2,048
+    distance    FID from moments: two means and covariances of 2,048 features
     KID         mean over 100 subsets of 1,000 rows, the same rows for both
-    IS          from 50,000 x 1,008 logits, 10 splits after a shuffle, the same for both
-    features    InceptionV3's of 64 images of 32x32, with the same random weights
+    IS          Inception Score of 50,000 x 1,008 logits, 10 splits, the same shuffle for both
+    features    InceptionV3's features of 64 images of 32x32, with the same random weights
 
-on the processors that the process may use. `differs` is the relative difference of the
-number that an implementation found from the number of ebm_jax: beyond what float32
-costs it (means in FID, sums in KID) nobody is timed on another figure. A peer that is not
-installed is left out.
+The processors are those that the process may use. `differs` is the relative difference from the
+value of ebm_jax. It may not exceed the error of float32 (in means for FID, in sums for KID), so
+that no wrong metric is timed. Libraries that are not installed are left out.
 
-Takes about 15 minutes on two cores, most of them scipy's. Writes a table, and everything
-as JSON to benchmarks/results/. Exit status 1 if two numbers do not agree.
+It takes about 15 minutes on 2 cores, mostly in SciPy. It writes a table, and everything as JSON
+to benchmarks/results/. The exit status is 1 if two values disagree.
 """
 
 from functools import partial
@@ -41,14 +40,14 @@ PROBLEMS: dict[str, tuple[Problem, tuple[str, ...]]] = {
 
 
 def main() -> None:
-    """Time every problem, print the table and write the JSON."""
+    """Times every problem, prints the table and writes the JSON."""
     problems = {title: partial(measure, *args) for title, args in PROBLEMS.items()}
     wrong = "two implementations of one figure do not agree"
     harness.run("metrics", __doc__, problems, report, rounds=3, wrong=wrong)
 
 
 def measure(problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
-    """All implementations of one problem, in turns: medians, and whether they agree."""
+    """Times all implementations of one problem in turns: medians, and whether they agree."""
     answers = harness.measure(WORKER, list(names), problem._asdict(), rounds)
     ours = answers["ebm_jax"][0][-1]["value"] if "ebm_jax" in answers else None
     results = {}
@@ -59,7 +58,7 @@ def measure(problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, 
 
 
 def compare(value: float, ours: float | None, tolerance: float) -> tuple[float, str]:
-    """The relative difference between two numbers, and the verdict on it."""
+    """Returns the relative difference of two numbers, and the verdict on it."""
     if ours is None:
         return 0.0, "right"
     differs = value / ours - 1
@@ -67,7 +66,7 @@ def compare(value: float, ours: float | None, tolerance: float) -> tuple[float, 
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """A table: seconds, times ebm_jax's, and by how much the numbers differ."""
+    """Returns a table: seconds, ratios to ebm_jax, and relative differences of the values."""
     rows = []
     for title, by_name in found.items():
         ours = by_name["results"].get("ebm_jax")

@@ -1,4 +1,4 @@
-"""One implementation of a figure of `benchmarks.metrics`, in its own process."""
+"""One implementation of a metric of `benchmarks.metrics`, in its own process."""
 
 import json
 import sys
@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.harness import Job, serve
 
-SEED = 2020  # of subsets and shuffles, where both implementations draw the same
-BATCH = 32  # images in a call of a network
-NORMALISATION = {  # entries of a batch normalization, and the range to draw each of them from
+SEED = 2020  # of subsets and shuffles, the same in both implementations
+BATCH = 32  # images per call of a network
+NORMALISATION = {  # parameters of batch normalization, with the range to draw each from
     "weight": (0.8, 1.2),
     "bias": (-0.2, 0.2),
     "running_mean": (-0.2, 0.2),
@@ -25,7 +25,7 @@ NORMALISATION = {  # entries of a batch normalization, and the range to draw eac
 
 
 class Problem(NamedTuple):
-    """A figure of one or two sets of `n` rows or images; KID of `subsets` of `subset_size`."""
+    """A metric of one or two sets of `n` rows or images; KID takes `subsets` of `subset_size`."""
 
     figure: str = "FID"
     n: int = 50_000
@@ -35,9 +35,9 @@ class Problem(NamedTuple):
 
 
 def features(problem: Problem, seed: int) -> np.ndarray:
-    """Rectified, correlated and of many scales, as those of a network are; float32.
+    """Returns rectified, correlated features on many scales, like those of a network; float32.
 
-    The seed moves them too, so that two sets have different laws.
+    The seed also shifts them, so that two sets have different distributions.
     """
     rng, law = np.random.default_rng(seed), np.random.default_rng(0)
     hidden = min(256, problem.width)
@@ -53,18 +53,18 @@ def features(problem: Problem, seed: int) -> np.ndarray:
 
 
 def logits(problem: Problem) -> np.ndarray:
-    """Of many classes, few of them likely in one row; float32."""
+    """Returns logits of many classes, few of them likely in any row; float32."""
     rng = np.random.default_rng(0)
     return 3 * rng.standard_normal((problem.n, problem.width), np.float32)
 
 
 def images(problem: Problem) -> np.ndarray:
-    """Noise of 32x32 pixels in three colors, uint8."""
+    """Returns noise images of 32x32 pixels in three colors, uint8."""
     return np.random.default_rng(0).integers(0, 256, (problem.n, 32, 32, 3)).astype(np.uint8)
 
 
 def inception_weights() -> dict[str, np.ndarray]:
-    """Random weights of InceptionV3 by PyTorch's names, with gains that keep layers alive."""
+    """Returns random InceptionV3 weights by PyTorch's names, scaled to keep all layers active."""
     import jax
     import jax.numpy as jnp
 
@@ -90,18 +90,18 @@ def job(
     inputs: Callable[[], tuple[Any, ...]],
     figure: Callable[..., float],
 ) -> Job:
-    """Inputs made once and untimed; `figure` of them timed, and its number the answer."""
+    """Returns the job of timing `figure` on inputs that are made once, untimed."""
     once = cache(inputs)
     return Job(packages, lambda _: once(), lambda args: figure(*args), lambda v: {"value": v})
 
 
 def both(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """The two sets of features."""
+    """Returns the two sets of features."""
     return features(problem, 1), features(problem, 2)
 
 
 def covariances(problem: Problem) -> tuple[np.ndarray, ...]:
-    """Means and covariances of both sets, in float64, from few rows more than features."""
+    """Returns means and covariances of both sets in float64, from at most 3 * width rows."""
     sets = both(problem._replace(n=min(problem.n, 3 * problem.width)))
     pairs = [(x.mean(0, dtype=np.float64), np.cov(x, rowvar=False)) for x in sets]
     return tuple(part for pair in pairs for part in pair)
@@ -111,7 +111,7 @@ def covariances(problem: Problem) -> tuple[np.ndarray, ...]:
 
 
 def ebm_jax(problem: Problem) -> Job:
-    """This library; subsets and the shuffle as torch-fidelity draws them."""
+    """This library, with subsets and shuffle drawn as in torch-fidelity."""
     from ebm_jax import metrics
     from ebm_jax.metrics.inception.weights import convert
 
@@ -148,11 +148,11 @@ def ebm_jax(problem: Problem) -> Job:
     return job(("jax", "numpy", "scipy"), *figures[problem.figure])
 
 
-# ---- peers
+# ---- other libraries
 
 
 def torch_fidelity(problem: Problem) -> Job:
-    """torch-fidelity's functions of features, without its networks and readers of images."""
+    """torch-fidelity's metrics of features; its own network only for the problem "features"."""
     import torch
 
     if (
@@ -212,7 +212,7 @@ def torch_fidelity(problem: Problem) -> Job:
 
 
 def scipy_sqrtm(problem: Problem) -> Job:
-    """np.cov and scipy.linalg.sqrtm, as most packages have it."""
+    """FID by np.cov and scipy.linalg.sqrtm, as in most packages."""
     from scipy import linalg
 
     def frechet_of(mean_x: Any, cov_x: Any, mean_y: Any, cov_y: Any) -> float:
@@ -237,7 +237,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Problem], Job]] = {
 
 
 def main() -> None:
-    """Serve the implementation named first on the problem given second, as JSON."""
+    """Serves the implementation named first, on the problem given second as JSON."""
     problem = Problem(**json.loads(sys.argv[2]))
     serve(partial(IMPLEMENTATIONS[sys.argv[1]], problem))
 

@@ -1,12 +1,13 @@
-"""What a recipe would take of machines that are not at hand: the tables of docs/scale.md.
+"""Estimates what a recipe needs on machines that are not at hand: the tables of docs/scale.md.
 
     python -m benchmarks.on_paper
 
-Counted from the program, without running it: parameters; operations of the loss and its gradient
-for one image (XLA's count of the lowered program); what the forward pass keeps of one image for
-the gradient (JAX's list of saved values, whole and with `remat`). Worked out from that and from
-the vendor's figures of a machine: memory of a device, bytes that it sends a step, and the time of
-either against the time of the arithmetic at an assumed share of the peak. Takes two minutes.
+Three numbers are counted from the program, without running it: parameters; operations of the loss
+and its gradient per image (XLA's count for the lowered program); and bytes that the forward pass
+keeps per image for the gradient (JAX's list of saved values, with and without `remat`). With the
+vendor's specification of a machine they give the memory of a device, the bytes that it sends per
+step, and the time of sending and of computing, at an assumed share of peak speed. It takes two
+minutes.
 """
 
 import contextlib
@@ -27,12 +28,12 @@ from ebm_jax.recipes import DiffusionRecipe
 
 SAVED = re.compile(r"^(f32|bf16|f16|i32|u32|bool)\[([\d,]*)\] (?!from the argument)", re.MULTILINE)
 BYTES = {"f32": 4, "i32": 4, "u32": 4, "bf16": 2, "f16": 2, "bool": 1}
-SHARE = 0.35  # of the peak that convolutions reach, assumed: measure it
-STATE = 16  # bytes a parameter: itself, Adam's two moments and the average, in float32
+SHARE = 0.35  # of peak speed that convolutions reach; an assumption, to be measured
+STATE = 16  # bytes per parameter: itself, Adam's two moments and the EMA, in float32
 
 
 class Count(NamedTuple):
-    """Of one recipe, for one image: see the module."""
+    """Counts of one recipe per image; see the module."""
 
     parameters: int
     operations: float
@@ -50,8 +51,8 @@ class Machine(NamedTuple):
     link: float
 
 
-# Vendors' figures: NVIDIA H100 SXM data sheet (989 TFLOP/s bf16 dense, 80 GB, NVLink 900 GB/s both
-# ways together); Google Cloud TPU v5e (197 TFLOP/s bf16, 16 GB, 1,600 Gbit/s between chips).
+# Specifications: NVIDIA H100 SXM data sheet (989 TFLOP/s bf16 dense, 80 GB, NVLink 900 GB/s in
+# both directions); Google Cloud TPU v5e (197 TFLOP/s bf16, 16 GB, 1,600 Gbit/s between chips).
 MACHINES = (
     Machine("8 H100", 8, 80e9, 989e12, 450e9),
     Machine("256 TPU v5e", 256, 16e9, 197e12, 100e9),
@@ -59,13 +60,13 @@ MACHINES = (
 
 
 def large_recipe() -> DiffusionRecipe:
-    """DDPM's network for 256x256 (arXiv:2006.11239, appendix B): six resolutions, 114M."""
+    """DDPM's network for 256x256 (arXiv:2006.11239, app. B): six resolutions, 114M parameters."""
     net = UNet(multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
     return recipes.recipe("ddpm/cifar10")._replace(net=net, batch_size=64, num_steps=500_000)
 
 
 def count(recipe: DiffusionRecipe, side: int) -> Count:
-    """Lower the gradient of the recipe's loss of one image, and count."""
+    """Counts parameters, operations and kept bytes for the gradient of the loss of one image."""
     recipe = recipe._replace(net=recipe.net.clone(dtype=jnp.bfloat16))
     like = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
     start = partial(nets.initial_parameters, recipe.net, recipe.wrap)
@@ -86,7 +87,7 @@ def count(recipe: DiffusionRecipe, side: int) -> Count:
 
 
 def kept(value: Any, *args: Any) -> int:
-    """Bytes that the forward pass keeps for the gradient, arguments not counted."""
+    """Returns the bytes that the forward pass keeps for the gradient, without the arguments."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         print_saved_residuals(value, *args)
@@ -95,15 +96,15 @@ def kept(value: Any, *args: Any) -> int:
 
 
 def plan(machine: Machine, counted: Count, batch: int) -> list[list[str]]:
-    """Rows of the table: data-parallel, and parameters in parts, with and without remat."""
+    """Returns rows of the table: data parallelism, and FSDP with and without remat."""
     n, images = machine.devices, -(-batch // machine.devices)
     rows = []
     for way, fsdp, remat in (("data", 1, False), ("fsdp", n, False), ("fsdp, remat", n, True)):
         state = STATE * counted.parameters / fsdp
-        whole = 4 * counted.parameters  # the gradient, and the parameters where they are gathered
+        whole = 4 * counted.parameters  # the gradient, or the parameters once gathered
         work = images * (counted.kept_with_remat if remat else counted.kept)
         work += whole if fsdp == 1 else 2 * whole
-        sent = 2 * (n - 1) / n * whole  # gradients twice, or gradients once and parameters once
+        sent = 2 * (n - 1) / n * whole  # gradients twice, or gradients and parameters once each
         operations = images * counted.operations * (4 / 3 if remat else 1)
         seconds = operations / (SHARE * machine.speed)
         rows.append(
@@ -124,7 +125,7 @@ def plan(machine: Machine, counted: Count, batch: int) -> list[list[str]]:
 
 
 def main() -> None:
-    """Count both recipes and print the tables."""
+    """Counts both recipes and prints the tables."""
     given = {
         "ddpm/cifar10": (recipes.recipe("ddpm/cifar10"), 32),
         "ddpm, 256x256": (large_recipe(), 256),

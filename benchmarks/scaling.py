@@ -1,15 +1,15 @@
-"""One training step on 1 to 8 simulated devices: its time, and what a device holds and sends.
+"""One training step on 1 to 8 simulated devices: its time, memory and communication.
 
     python -m benchmarks.scaling [--rounds 5]
 
 The step is that of the U-Net of `benchmarks.diffusion` (8.95M parameters, 16 images of 32x32x3)
-on the same batch whatever the mesh, so that its work is the same. Simulated devices share the
-cores of this machine: with as many devices as cores the time is the best that these can do, and
-more devices than cores show what dividing costs, not what it gains. What a device holds (state:
-parameters, Adam's two moments, average) and what its collectives return are read off the compiled
-step; they are those of as many real devices.
+on the same batch for every mesh, so the work is the same. Simulated devices share the cores of
+this machine. With as many devices as cores, the time is the best that the cores can do; with
+more, it shows what splitting costs, not what it gains. The state on a device (parameters, Adam's
+two moments, EMA) and the results of its collectives are read from the compiled step, and are the
+same as on that many real devices.
 
-Every mesh must take the same losses, to 1e-5. Writes a table, and everything as JSON to
+Losses must agree on all meshes, to 1e-5. It writes a table, and everything as JSON to
 benchmarks/results/.
 """
 
@@ -26,14 +26,14 @@ PROBLEMS = {"step, batch 16, base 64": Problem(16, 64), "step, batch 16, base 32
 
 
 def main() -> None:
-    """Time the step on every mesh, print the table and write the JSON."""
+    """Times the step on every mesh, prints the table and writes the JSON."""
     problems = {title: partial(measure, problem) for title, problem in PROBLEMS.items()}
     wrong = "two meshes do not take the same losses"
     harness.run("scaling", __doc__, problems, report, rounds=5, wrong=wrong)
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, Any]:
-    """All meshes of one problem, in turns."""
+    """Times all meshes on one problem, in turns."""
     answers = harness.measure("benchmarks.scaling_worker", MESHES, problem._asdict(), rounds)
     expected = answers["data=1"][0][-1]["losses"]
     results = {
@@ -45,13 +45,13 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def verdict(losses: list[float], expected: list[float]) -> str:
-    """What is wrong with the losses; nothing wrong is "right"."""
+    """Returns "right", or what is wrong with the losses."""
     error = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
     return "right" if error < 1e-5 else f"wrong: the losses differ by {error:.1e}"
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """A table: time against one device's, and megabytes of state, peak and collectives."""
+    """Returns a table: speed relative to one device, and MB of state, peak and collectives."""
     rows = []
     for title, by_name in found.items():
         alone = by_name["results"]["data=1"]["seconds"]

@@ -19,14 +19,14 @@ SHAPE = re.compile(r"(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
 
 class Problem(NamedTuple):
-    """A step of the U-Net of `benchmarks.diffusion` on one batch, whatever the mesh."""
+    """A step of the U-Net of `benchmarks.diffusion` on one batch, for any mesh."""
 
     batch: int = 16
     base: int = 64
 
 
 def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes of what a device's collectives return, by kind, in the text of a compiled program."""
+    """Returns the bytes of the results of a compiled program's collectives per device, by kind."""
     found: dict[str, int] = {}
     for shapes, kind in COLLECTIVE.findall(program):
         for dtype, sizes in SHAPE.findall(shapes):
@@ -37,7 +37,7 @@ def collective_bytes(program: str) -> dict[str, int]:
 
 
 def make_job(mesh_text: str, problem: Problem) -> Job:
-    """The step on simulated devices: noise-conditional loss, Adam, average; state as placed."""
+    """Returns the step on simulated devices: noise-conditional loss, Adam, and EMA."""
     import jax
     import jax.numpy as jnp
     import optax

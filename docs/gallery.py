@@ -1,9 +1,9 @@
 """Rebuilds the gallery: runs every experiment, and writes docs/gallery.md and its pictures.
 
-    python docs/gallery.py            all of them, some 40 minutes on 2 cores
-    python docs/gallery.py edm ddpm   these alone; the page takes the others from earlier calls
+    python docs/gallery.py            all of them, about 40 minutes on 2 cores
+    python docs/gallery.py edm ddpm   only these; the page takes the others from earlier calls
 
-Runs are kept in runs/gallery, so that a second call runs nothing twice.
+Runs are kept in runs/gallery, so a second call repeats none of them.
 """
 
 import io
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "gallery"
 RECORD = ROOT / "docs" / "gallery" / "results.json"
 SHOWN = 6  # numbers per experiment
-# name, flags, picture in the run's folder, what it shows
+# name, flags, picture in the run's folder, caption
 EXPERIMENTS = (
     ("energy", "", "panels", "An energy of eight Gaussians by denoising score matching (DSM)."),
     ("energy", "--data checkerboard", "panels", "The same with sharp edges."),
@@ -45,7 +45,7 @@ EXPERIMENTS = (
 
 
 def main(only: list[str]) -> None:
-    """Runs what is missing and writes the page."""
+    """Runs the experiments that are missing and writes the page."""
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for name, flags, picture, _ in EXPERIMENTS:
         slug = slug_of(name, flags)
@@ -65,7 +65,7 @@ def main(only: list[str]) -> None:
 
 
 def hero(energy_run: Path, digits_run: Path) -> Figure:
-    """Draws the README's picture: an energy and samples, digits from noise, digits by class."""
+    """Draws the README's picture: an energy with samples, digits from noise, digits by class."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     plane, ways, classes = figure.subplots(1, 3)
     energy_fn = ebm_jax.load(energy_run).energy
@@ -97,12 +97,12 @@ def hero(energy_run: Path, digits_run: Path) -> Figure:
 
 
 def slug_of(name: str, flags: str) -> str:
-    """Returns a name for files, such as "energy-checkerboard"."""
+    """Returns a file name for a run, such as "energy-checkerboard"."""
     return "-".join([name, *(word.strip("-") for word in flags.split() if word != "--data")])
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Writes a picture at most 900 pixels wide, in at most 64 colors."""
+    """Writes a picture with at most 900 pixels of width and at most 64 colors."""
     image = Image.open(io.BytesIO(source.read_bytes())).convert("RGB")
     image.thumbnail((900, 900), Image.Resampling.LANCZOS)
     image.quantize(64).save(target, optimize=True)
