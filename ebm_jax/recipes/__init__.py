@@ -1,4 +1,4 @@
-"""Published configurations as plain data, and what they compute from a user's own data."""
+"""Published training configurations as plain data, and the quantities they derive from data."""
 
 from ebm_jax.recipes import chain_losses, energy_losses
 from ebm_jax.recipes.chains import (

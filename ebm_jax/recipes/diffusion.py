@@ -17,15 +17,15 @@ from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
 class Optimizer(NamedTuple):
-    """Adam's numbers; the learning rate rises linearly over `warm_up` steps.
+    """Adam with a linear warm-up and optional cosine decay.
 
     Attributes:
-        learning_rate: after the warm-up.
+        learning_rate: learning rate after the warm-up.
         b1: decay of the mean gradient.
-        b2: decay of the mean square.
-        warm_up: steps.
-        decay: True if the rate then falls to 0 by a cosine until the last step.
-        clip: largest norm of the gradient, or None.
+        b2: decay of the mean squared gradient.
+        warm_up: number of steps over which the learning rate rises linearly.
+        decay: True if the learning rate then falls to 0 along a cosine until the last step.
+        clip: largest global norm of the gradient, or None.
     """
 
     learning_rate: float
@@ -36,7 +36,7 @@ class Optimizer(NamedTuple):
     clip: float | None = None
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
-        """Returns the optax transformation for a training of `num_steps` steps."""
+        """Returns the optax transformation for a training run of `num_steps` steps."""
         rate, warm_up = self.learning_rate, self.warm_up
         schedule: Any = rate
         if self.decay:
@@ -50,24 +50,24 @@ class Optimizer(NamedTuple):
 
 
 class DiffusionRecipe(NamedTuple):
-    """A diffusion model of images in [-1, 1], and how it is trained.
+    """A diffusion model of images in [-1, 1] and its training.
 
     Attributes:
-        net: the linen module, net.apply(params, x, level) or (params, x, level, label).
-        wrap: makes a denoiser D(x, sigma) of net.apply, one of `nets.precondition`.
-        objective: objective(denoise_fn, key, x, sigma), one of `losses`.
-        level: the noise level of training for a u that is uniform on [0, 1), one of `noise`.
-        sampler: how samples are drawn by default.
-        optimizer: Adam's numbers.
-        ema: the decay of the moving average of the parameters, of `ema`.
-        batch_size: images in a step.
+        net: linen module, net.apply(params, x, level) or (params, x, level, label).
+        wrap: function from `nets.precondition` that makes a denoiser D(x, sigma) of net.apply.
+        objective: objective(denoise_fn, key, x, sigma), from `losses`.
+        level: function from `noise` that maps u, uniform on [0, 1), to a noise level of training.
+        sampler: default sampler.
+        optimizer: settings of Adam.
+        ema: decay of the exponential moving average of the parameters, from `ema`.
+        batch_size: images per step.
         num_steps: optimization steps.
-        shape: the shape of an image.
-        names: the names of the classes of a conditional model, or None. The network then has
-            num_classes = len(names).
-        label_dropout: how often training hides the label, for classifier-free guidance.
+        shape: shape of an image.
+        names: class names of a conditional model, whose network has num_classes = len(names); or
+            None.
+        label_dropout: probability that training hides the label, for classifier-free guidance.
         flip: True if training images are mirrored at random.
-        source: where the recipe was published.
+        source: publication of the recipe.
     """
 
     net: Any
@@ -86,16 +86,16 @@ class DiffusionRecipe(NamedTuple):
     source: str = ""
 
     def denoiser(self, params: PyTree) -> DenoiseFn:
-        """D(x, sigma) of these parameters, without a label."""
+        """Returns D(x, sigma) of these parameters, without a label."""
         return self.wrap(partial(self.net.apply, params))
 
     def loss(self, params: PyTree, key: PRNGKey, example: tuple[Array, ...]) -> Scalar:
-        """The objective on one image, dequantized and mirrored at random: for `make_step`.
+        """Returns the objective on one image, dequantized and mirrored at random: for `make_step`.
 
         Args:
             params: the parameters of `net`.
             key: PRNG key of the example.
-            example: pixels in uint8, a noise level and, of a conditional model, a label.
+            example: uint8 pixels, a noise level and, for a conditional model, a label.
         """
         pixels, sigma, *label = example
         key_pixels, key_flip, key_dropout, key_label, key_noise = jax.random.split(key, 5)
@@ -108,7 +108,7 @@ class DiffusionRecipe(NamedTuple):
         apply = partial(self.net.apply, params)
         if self.names is not None:
             hidden = jax.random.bernoulli(key_label, self.label_dropout)
-            shown = jnp.where(hidden, len(self.names), label[0])  # the last stands for none
+            shown = jnp.where(hidden, len(self.names), label[0])  # the last index means no label
 
             def conditional(x: Example, level: Scalar) -> Example:
                 return apply(x, level, shown, **options)

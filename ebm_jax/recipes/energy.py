@@ -1,7 +1,7 @@
 """An energy E(x) and its training as one plain value.
 
-Parameters are a dictionary: the energy's are under "energy", and a loss that learns more, such
-as log Z, a flow or a critic, keeps that beside them. Only the energy outlives the training.
+Parameters are a dictionary. Those of the energy are under "energy"; a loss that learns more, such
+as log Z, a flow or a critic, adds entries. Only the energy is kept after training.
 """
 
 from collections.abc import Callable
@@ -21,17 +21,17 @@ from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 
 class Objective(NamedTuple):
-    """How one loss trains an energy.
+    """A loss that trains an energy, with everything it needs.
 
     Attributes:
         loss: loss(params, key, example).
-        init: parameters from a key; those of the energy are under "energy".
-        prepare: as in `training.make_step`: what moves chains before the loss, or None.
-        memory: the first memory of `prepare`, from a key.
-        clean: True if the loss adds noise by itself: its examples are of the clean law.
-        rate: learning rate of the energy, over the one that suits exact score matching.
-        speed: learning rate of the other parameters, over that of the energy.
-        momentum: Adam's first beta; games of two players want little.
+        init: makes parameters from a key; those of the energy are under "energy".
+        prepare: what moves chains before the loss, as in `training.make_step`, or None.
+        memory: makes the first memory of `prepare` from a key.
+        clean: True if the loss adds noise itself and takes clean examples.
+        rate: learning rate of the energy, relative to the best one for exact score matching.
+        speed: learning rate of the other parameters, relative to that of the energy.
+        momentum: Adam's first beta; two-player games need a small one.
     """
 
     loss: Callable[[Any, PRNGKey, Any], Scalar]
@@ -44,9 +44,9 @@ class Objective(NamedTuple):
     momentum: float = 0.9
 
     def smoothed(self, sigma: float) -> "Objective":
-        """The same for clean examples, to which N(0, sigma^2 I) is added at every step.
+        """Returns this objective for clean examples: it adds N(0, sigma^2 I) to them at every step.
 
-        An objective that adds its own noise is returned as it is.
+        An objective that adds its own noise is returned unchanged.
         """
         if self.clean:
             return self
@@ -71,21 +71,22 @@ class Objective(NamedTuple):
 
 
 class EnergyRecipe(NamedTuple):
-    """An energy E(x), p(x) ~ exp(-E(x)), and how it is trained.
+    """An energy E(x), p(x) ~ exp(-E(x)), and its training.
 
     Attributes:
-        net: the linen module, E(x) = net.apply(params["energy"], x).
-        objective: the loss and what it needs, from `recipes.energy_losses` or by hand.
+        net: linen module, E(x) = net.apply(params["energy"], x).
+        objective: the loss and what it needs, from `recipes.energy_losses` or your own.
         optimizer: makes an optax transformation for a number of steps, such as
             `Optimizer(1e-3).make` or `partial(two_player_adam, objective, 6e-3)`.
-        ema: decay of the moving average of the parameters: a number, or one of `ema`.
-        batch_size: examples in a step.
+        ema: decay of the exponential moving average of the parameters: a number, or one of
+            `ema`.
+        batch_size: examples per step.
         num_steps: optimization steps.
-        shape: the shape of an example.
-        sampler: how samples are drawn by default.
-        center: what is taken off an example of the data before the network sees it, or None.
-        scale: what the result is divided by, or None.
-        source: where the recipe was published.
+        shape: shape of an example.
+        sampler: default sampler.
+        center: array that is subtracted from data before the network sees them, or None.
+        scale: array by which the result is divided, or None.
+        source: publication of the recipe.
     """
 
     net: Any
@@ -101,19 +102,19 @@ class EnergyRecipe(NamedTuple):
     source: str = ""
 
     def energy(self, params: PyTree) -> EnergyFn:
-        """E(x) of these parameters, in the units that the network sees."""
+        """Returns E(x) of these parameters, in the units of the network's input."""
         return partial(self.net.apply, params["energy"])
 
 
 class EnergyProblem(NamedTuple):
-    """What an energy is to learn, for the losses of `recipes.energy_losses`.
+    """A learning problem for the losses of `recipes.energy_losses`.
 
     Attributes:
-        net: the energy's module, such as `nets.EnergyMLP`.
-        sigma: the noise by which the law is smoothed.
-        draws: draws of the smoothed law, which noise laws are fitted to.
-        start: where persistent chains begin anew, from a key.
-        score: the score of the smoothed law where it is known, or None.
+        net: module of the energy, such as `nets.EnergyMLP`.
+        sigma: standard deviation of the noise by which the distribution is smoothed.
+        draws: draws from the smoothed distribution, to which noise distributions are fitted.
+        start: makes the start of a new persistent chain from a key.
+        score: score of the smoothed distribution if it is known, or None.
     """
 
     net: Any
@@ -124,32 +125,35 @@ class EnergyProblem(NamedTuple):
 
     @property
     def dimension(self) -> int:
-        """d, the numbers in an example."""
+        """The dimension d of an example."""
         return self.draws.shape[1]
 
     @property
     def shape(self) -> tuple[int]:
-        """The shape of an example."""
+        """The shape of an example, (d,)."""
         return (self.dimension,)
 
     def energy(self, params: PyTree) -> EnergyFn:
-        """E(x) of these parameters."""
+        """Returns E(x) of these parameters."""
         return partial(self.net.apply, params["energy"])
 
     def init(self, key: PRNGKey) -> dict[str, PyTree]:
-        """The first parameters of the energy."""
+        """Returns initial parameters of the energy."""
         return {"energy": self.net.init(key, jnp.zeros(self.shape))}
 
 
 def two_player_adam(
     objective: Objective, learning_rate: float, num_steps: int
 ) -> optax.GradientTransformation:
-    """Adam on a cosine for the energy and log Z, and at its own speed for all else.
+    """Returns Adam for two-player training: the energy and log Z, and all other parameters.
+
+    Each part has its own learning rate, which falls to 0 along a cosine, and its gradient is
+    clipped to norm 10.
 
     Args:
-        objective: what says `rate`, `speed` and `momentum`.
-        learning_rate: the first rate where `rate` is 1; it falls to 0 by a cosine.
-        num_steps: steps of the training.
+        objective: sets `rate`, `speed` and `momentum`.
+        learning_rate: the first learning rate for `rate` 1.
+        num_steps: number of training steps.
     """
 
     def labels(params: PyTree) -> dict[str, str]:
@@ -166,5 +170,5 @@ def two_player_adam(
 
 
 def log_uniform(key: PRNGKey, low: float, high: float) -> Scalar:
-    """A positive number whose logarithm is uniform."""
+    """Draws a number in [low, high) whose logarithm is uniform."""
     return jnp.exp(jax.random.uniform(key, minval=jnp.log(low), maxval=jnp.log(high)))

@@ -1,4 +1,4 @@
-"""Every way of this library to learn an energy from draws, by the name of its loss."""
+"""All methods of this library that learn an energy from draws, by the name of their loss."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,15 +9,15 @@ from ebm_jax.recipes import chain_losses, energy_losses
 from ebm_jax.recipes.energy import EnergyProblem, Objective
 
 TRUE_SCORE = "Fisher (true score)"
-"""The method that is given the true score, which data alone do not have: a bound for others."""
+"""The method that uses the true score, which data do not provide: a bound for the others."""
 
 
 class EnergyMethod(NamedTuple):
-    """A loss, and how long it trains.
+    """A loss and the number of steps it trains for.
 
     Attributes:
-        objective: makes the loss, and what it needs, for a problem.
-        num_steps: optimization steps after which it has learned a law in the plane.
+        objective: makes the `Objective` of the loss for a problem.
+        num_steps: number of optimization steps that suffices for two-dimensional distributions.
         chains: True if training runs Markov chains.
     """
 

@@ -1,9 +1,7 @@
-"""Published diffusion models of CIFAR-10 as plain data: explicit arguments to this library.
+"""Published diffusion models of CIFAR-10 as plain data: NCSN, NCSNv2, NCSN++, DDPM, EDM.
 
-Noise levels are in units of images in [-1, 1]: those published for [0, 1] (NCSN, NCSNv2,
-NCSN++) are doubled.
-
-`recipe("ddpm/cifar10")` is one of `RECIPES`; `_replace` makes another of it.
+Noise levels are in units of images in [-1, 1]: those published for [0, 1] (NCSN, NCSNv2, NCSN++)
+are doubled. `recipe("ddpm/cifar10")` returns one of `RECIPES`; change it with `_replace`.
 """
 
 from collections.abc import Callable
@@ -17,10 +15,16 @@ from ebm_jax.recipes.samplers import AnnealedSampler, SolverSampler
 
 
 def recipe(name: str) -> DiffusionRecipe:
-    """The recipe of this name, such as "ncsn/cifar10".
+    """Returns the published recipe of this name, such as "ncsn/cifar10".
 
     Raises:
         ValueError: for a name that is not in `RECIPES`.
+
+    Examples:
+        >>> from ebm_jax import recipes
+        >>> recipe = recipes.recipe("edm/cifar10")
+        >>> recipe.sampler.evaluations, recipe.batch_size  # NFE
+        (35, 512)
     """
     if name not in RECIPES:
         raise ValueError(f"`recipe` got {name!r}: give one of {', '.join(sorted(RECIPES))}.")
@@ -28,7 +32,7 @@ def recipe(name: str) -> DiffusionRecipe:
 
 
 def ncsn_cifar10() -> DiffusionRecipe:
-    """NCSN: ten levels, 100 Langevin steps at each, no average of parameters."""
+    """NCSN: ten levels, 100 Langevin steps per level, no EMA of the parameters."""
     sigmas = noise.geometric(2.0, 0.02, 10)
     return DiffusionRecipe(
         source="arXiv:1907.05600",
@@ -46,7 +50,7 @@ def ncsn_cifar10() -> DiffusionRecipe:
 
 
 def ncsnv2_cifar10() -> DiffusionRecipe:
-    """NCSNv2: 232 levels, 5 steps of epsilon = 6.2e-6 at each, a final denoising."""
+    """NCSNv2: 232 levels, 5 steps of epsilon = 6.2e-6 per level, a final denoising."""
     sigmas = noise.geometric(100.0, 0.02, 232)
     return DiffusionRecipe(
         source="arXiv:2006.09011",
@@ -64,7 +68,7 @@ def ncsnv2_cifar10() -> DiffusionRecipe:
 
 
 def ncsnpp_cifar10() -> DiffusionRecipe:
-    """NCSN++ cont., VE: predictor-corrector of 1,000 steps, 2,000 evaluations."""
+    """NCSN++ cont., VE: predictor-corrector sampling with 1,000 steps, 2,000 NFE."""
     process = partial(noise.ve, sigma_min=0.02, sigma_max=100.0)
     solver = partial(samplers.predictor_corrector, predictor=samplers.ancestral, snr=0.16)
     return DiffusionRecipe(
@@ -83,7 +87,7 @@ def ncsnpp_cifar10() -> DiffusionRecipe:
 
 
 def ddpm_cifar10() -> DiffusionRecipe:
-    """DDPM: 1,000 ancestral steps of the larger variance, x_0 clipped at each."""
+    """DDPM: 1,000 ancestral steps with the larger variance, x_0 clipped at each."""
     process, sigmas = partial(noise.vp, t_max=1.01), noise.ddpm_levels()  # up to level 157
     solver = partial(samplers.ancestral, large_variance=True)
     times = noise.times_of_levels(process(), sigmas)
@@ -103,7 +107,7 @@ def ddpm_cifar10() -> DiffusionRecipe:
 
 
 def edm_cifar10() -> DiffusionRecipe:
-    """EDM, unconditional, on DDPM++: 35 evaluations. Its augmentation pipe is not here."""
+    """EDM, unconditional, on DDPM++: 35 NFE. Its augmentation pipeline is not included."""
     return DiffusionRecipe(
         source="arXiv:2206.00364",
         net=NCSNpp(
@@ -129,4 +133,4 @@ RECIPES: dict[str, Callable[[], DiffusionRecipe]] = {
     "ncsnpp/cifar10": ncsnpp_cifar10,
     "ncsnv2/cifar10": ncsnv2_cifar10,
 }
-"""Recipes of papers by name; each value is called to make the recipe."""
+"""Published recipes by name; call a value to make its recipe."""

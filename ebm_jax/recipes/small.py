@@ -1,4 +1,4 @@
-"""Recipes for small images and a minute or two of training: what experiments train first."""
+"""Recipes for small images and a minute or two of training: the first models of experiments."""
 
 from functools import partial
 
@@ -19,14 +19,14 @@ def edm_small(
 ) -> DiffusionRecipe:
     """Returns EDM's recipe with a small U-Net, `nets.ConvScore`, for batches of 128 images.
 
-    Samples follow the probability flow by Heun's method over 18 levels.
+    Samples follow the probability-flow ODE by Heun's method over 18 levels.
 
     Args:
-        shape: the shape of an image.
-        sigma_data: standard deviation of the pixels, which lie in [-1, 1].
+        shape: shape of an image.
+        sigma_data: standard deviation of the pixels, which are in [-1, 1].
         channels: channels of the network at each resolution, multiples of 8.
-        patch: side of the squares of pixels that the network sees as one.
-        num_steps: optimization steps.
+        patch: side of the squares of pixels that the network merges into one.
+        num_steps: number of optimization steps.
     """
     return DiffusionRecipe(
         net=ConvScore(channels, 2, patch),
