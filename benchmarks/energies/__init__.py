@@ -1,1 +1,1 @@
-"""The energy-based half against other libraries: `python -m benchmarks.energies`."""
+"""Benchmarks of energies against other libraries: `python -m benchmarks.energies`."""

@@ -1,8 +1,8 @@
-"""How fast do energies sample and train, beside other libraries on the same cores?
+"""Times sampling and training of energies, in ebm_jax and other libraries on the same cores.
 
     python -m benchmarks.energies
 
-times, each implementation in a process of its own and all in turns (see `harness`),
+It times, with each implementation in its own process and all in turns (see `harness`),
 
     samplers   random walk, MALA, HMC: 4,096 chains on a planar mixture and an MLP energy;
                ebm_jax, blackjax, torchebm, ebmkit
@@ -12,12 +12,12 @@ times, each implementation in a process of its own and all in turns (see `harnes
                Langevin steps of a convolutional energy; ebm_jax, PyTorch channels-last
 
 on the processors that the process may use (`taskset -c 0,1` for two). The modules of these
-names say what each implementation runs. What it computes is checked against quadrature or
-formulas in double precision: nobody is timed on a wrong answer. A peer that is not
-installed is left out. Exit status 1 if an answer of ebm_jax is wrong.
+names describe what each implementation runs. Results are checked against quadrature or formulas
+in double precision, so that no wrong result is timed. Libraries that are not installed are left
+out. The exit status is 1 if a result of ebm_jax is wrong.
 
-Takes about 20 minutes on two cores. Writes a table for every section, and everything as
-JSON to benchmarks/results/.
+It takes about 20 minutes on 2 cores. It writes a table per section, and everything as JSON to
+benchmarks/results/.
 """
 
 import argparse
@@ -33,7 +33,7 @@ HEAD += ["compile s", "peak MB", "others %", "law"]
 
 
 def main() -> None:
-    """Parse the flags, time every problem, print the tables and write the JSON."""
+    """Parses the flags, times every problem, prints the tables and writes the JSON."""
     flags = _flags()
     results: dict[str, Any] = {}
     for section, title in _chosen(flags.only):
@@ -82,7 +82,7 @@ def _chosen(part: str) -> list[tuple[str, str]]:
 
 
 def measure(section: str, problem: Any, rounds: int) -> dict[str, Any]:
-    """All implementations of one problem, in turns: medians, and whether each is right."""
+    """Times all implementations of one problem in turns: medians, and a check of each."""
     names = [f"{section}/{name}" for name in SECTIONS[section].implementations(problem)]
     answers = harness.measure("benchmarks.energies.worker", names, problem._asdict(), rounds)
     results = {}
@@ -93,7 +93,7 @@ def measure(section: str, problem: Any, rounds: int) -> dict[str, Any]:
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """A table: milliseconds a call, and how many times faster than the row ebm_jax is."""
+    """Returns a table: milliseconds per call, and the speed of ebm_jax relative to the row."""
     rows = [
         [
             title,

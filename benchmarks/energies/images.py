@@ -1,18 +1,18 @@
-"""A step of persistent contrastive divergence on images for `benchmarks.energies`.
+"""A step of persistent contrastive divergence (PCD) on images, for `benchmarks.energies`.
 
-Chains go on from a replay buffer (or from noise, one in twenty) by Langevin steps on a
-convolutional energy, and one step of Adam lowers the energy of the data and raises that of
-the chains' ends. The network, `nets.ConvEnergy`, is four 4x4 convolutions of stride 2 with
+Chains continue from a replay buffer (or start from noise, one in twenty) by Langevin steps on a
+convolutional energy. One step of Adam lowers the energy of the data and raises that of the
+chains' ends. The network, `nets.ConvEnergy`, is four 4x4 convolutions of stride 2 with
 silu, a linear head and a quadratic; both implementations hold the same weights:
 
     ebm_jax    `make_step` with the chains as its `prepare`: one compiled call, the buffer
                on the device and donated, chains split over as many simulated devices as
-               cores. The step also keeps the moving average of the weights.
+               cores. The step also updates the moving average (EMA) of the weights.
     PyTorch    the same in eager mode, with images and kernels in channels-last layout, no
                gradient of the weights while chains run, and the buffer as a tensor.
 
-The energies of the data at the initial weights must be those of formulas in numpy, and
-chains from noise must go down.
+The energies of the data at the initial weights must match formulas in NumPy, and chains from
+noise must decrease the energy.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ RESTART_SHARE = 0.05
 
 
 class Problem(NamedTuple):
-    """Images of side x side x 1 in [-1, 1]."""
+    """A step on images of side x side x 1 in [-1, 1]."""
 
     side: int = 28
     batch: int = 64
@@ -42,19 +42,19 @@ PROBLEMS = {"persistent contrastive divergence": Problem()}
 
 
 def implementations(problem: Problem) -> dict[str, Callable[[], Job]]:
-    """What runs this problem, by name."""
+    """Returns the implementations of this problem, by name."""
     return {"ebm_jax": partial(ebm_jax, problem), "PyTorch": partial(pytorch, problem)}
 
 
 class Weights(NamedTuple):
-    """Kernels (4, 4, inputs, outputs) and biases of the layers; the head (features,)."""
+    """Kernels (4, 4, inputs, outputs) and biases of the layers, and the head (features,)."""
 
     layers: list[tuple[np.ndarray, np.ndarray]]
     head: np.ndarray
 
 
 def weights(problem: Problem) -> Weights:
-    """Normal, of standard deviation sqrt(2 / inputs) for kernels and .1 for biases."""
+    """Returns normal weights: standard deviation sqrt(2 / inputs) for kernels, .1 for biases."""
     rng, side, before, layers = np.random.default_rng(1), problem.side, 1, []
     for after in problem.channels:
         kernel = rng.standard_normal((4, 4, before, after)) * np.sqrt(2 / (16 * before))
@@ -65,14 +65,14 @@ def weights(problem: Problem) -> Weights:
 
 
 def images(problem: Problem, count: int, seed: int) -> np.ndarray:
-    """Uniform noise in [-1, 1], (count, side, side, 1)."""
+    """Returns uniform noise in [-1, 1], of shape (count, side, side, 1)."""
     shape = (count, problem.side, problem.side, 1)
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
 @cache
 def expected(problem: Problem) -> tuple[float, ...]:
-    """The energy of every image of the data at the initial weights, in double precision."""
+    """Returns the energies of the data at the initial weights, in double precision."""
     x = np.asarray(images(problem, problem.batch, 2), np.float64)
     net, h = weights(problem), x
     for kernel, bias in net.layers:
@@ -86,7 +86,7 @@ def expected(problem: Problem) -> tuple[float, ...]:
 
 
 def verdict(problem: Problem, rounds: list[dict[str, Any]]) -> str:
-    """What is wrong with the network or the chains; nothing if all is right."""
+    """Returns what is wrong with the network or the chains, or "" if they are right."""
     truth = np.asarray(expected(problem))
     if not np.allclose(rounds[0]["energies"], truth, rtol=1e-3, atol=1e-3 * np.abs(truth).max()):
         return "wrong: another energy"

@@ -1,8 +1,8 @@
-"""The laws that samplers of `benchmarks.energies` draw from, and what their draws must be.
+"""The target distributions of the samplers in `benchmarks.energies`, and checks of their samples.
 
-One is the mixture of eight Gaussians on a circle, the other exp(-E) of an MLP of random
-weights. Chains start from exact draws, so that there is no burn-in to choose: whatever
-the number of steps, their law must still be exp(-E), whose moments a grid gives.
+One is a mixture of eight Gaussians on a circle, the other exp(-E) of an MLP with random weights.
+Chains start from exact draws, so there is no burn-in to choose. After any number of steps their
+distribution must still be exp(-E), whose moments are computed on a grid.
 """
 
 from functools import cache
@@ -20,7 +20,7 @@ HALF_WIDTH, CELLS = 12.0, 600  # of the grid of the quadrature
 
 
 class Problem(NamedTuple):
-    """`sampler` is "random walk", "mala" or "hmc", `law` is "mixture" or "mlp"."""
+    """`sampler` is "random walk", "mala" or "hmc"; `law`, the target, is "mixture" or "mlp"."""
 
     sampler: str
     law: str
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 
 def energy(law: str, x: np.ndarray) -> np.ndarray:
-    """E of points (n, 2), in double precision."""
+    """Returns E of points (n, 2), in double precision."""
     if law == "mlp":
         return networks.energy(WEIGHTS, x)
     squares = np.sum((x[:, None] - MEANS) ** 2, -1) / (2 * SCALE**2)
@@ -41,7 +41,7 @@ def energy(law: str, x: np.ndarray) -> np.ndarray:
 
 @cache
 def quadrature(law: str) -> tuple[np.ndarray, np.ndarray]:
-    """The centers of a grid's cells, (n, 2), and their probabilities."""
+    """Returns the centers of a grid's cells, of shape (n, 2), and their probabilities."""
     line = HALF_WIDTH * ((np.arange(CELLS) + 0.5) * 2 / CELLS - 1)
     points = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
     energies = np.concatenate([energy(law, part) for part in np.array_split(points, 100)])
@@ -50,7 +50,7 @@ def quadrature(law: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def start(problem: Problem, index: int) -> np.ndarray:
-    """Exact draws for round `index`: a cell of the grid, and a uniform place in it."""
+    """Returns exact draws for round `index`: a cell of the grid, and a uniform point in it."""
     points, shares = quadrature(problem.law)
     rng = np.random.default_rng(index)
     cells = rng.choice(len(points), problem.chains, p=shares)
@@ -59,7 +59,7 @@ def start(problem: Problem, index: int) -> np.ndarray:
 
 
 def statistics(law: str, x: np.ndarray) -> np.ndarray:
-    """Whose means are checked: which Gaussian is nearest and how far; or two moments."""
+    """Returns statistics to check: the nearest Gaussian and its squared distance, or moments."""
     x = np.asarray(x, np.float64)
     if law == "mlp":
         return np.concatenate([x, x**2, x[:, :1] * x[:, 1:]], -1)
@@ -70,7 +70,7 @@ def statistics(law: str, x: np.ndarray) -> np.ndarray:
 
 @cache
 def moments(law: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the statistics."""
+    """Returns the mean and variance of the statistics."""
     points, shares = quadrature(law)
     values = statistics(law, points)
     mean = shares @ values
@@ -78,14 +78,14 @@ def moments(law: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judge(problem: Problem, begin: np.ndarray, end: Any) -> dict[str, Any]:
-    """Sums over chains of the statistics, and how many chains are not where they began."""
+    """Returns sums of the statistics over chains, and the number of chains that have moved."""
     found = statistics(problem.law, end)
     moved = np.any(np.asarray(end) != begin, -1)
     return {"sums": found.sum(0).tolist(), "chains": len(found), "moved": int(moved.sum())}
 
 
 def verdict(problem: Problem, rounds: list[dict[str, Any]]) -> str:
-    """What is wrong with the points of all rounds together; nothing if they are right."""
+    """Returns what is wrong with the samples of all rounds together, or "" if they are right."""
     total = sum(answer["chains"] for answer in rounds)
     if sum(answer["moved"] for answer in rounds) < 0.9 * total:
         return "wrong: chains stayed where they began"

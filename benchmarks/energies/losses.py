@@ -1,23 +1,23 @@
 """Training steps of score matching for `benchmarks.energies`.
 
-One step of Adam on the energy of an MLP, from one batch: exact, sliced (one slice) or
-denoising score matching. Every implementation trains the same weights on the same data
-and is called as its documentation does, in the form that is best for it:
+One step of Adam on an MLP energy, from one batch: exact, sliced (one slice) or denoising score
+matching. Every implementation trains the same weights on the same data, and is called as in its
+documentation, in its fastest form:
 
-    ebm_jax    `make_step` under one compiled scan, which is what `fit` runs; the losses of
-               an `EnergyMLP` that knows its own derivatives, and those of any energy where
-               it says so. A step also keeps the moving average of the weights and the
-               gradient's norm. On one device, whose matmuls use every core; for the exact
-               loss, most of which is not matmuls, the batch is split over as many simulated
-               devices as cores.
+    ebm_jax    `make_step` in one compiled scan, as `fit` runs it; the losses of an
+               `EnergyMLP` that computes its own derivatives, and those of any energy where
+               stated. A step also updates the moving average (EMA) of the weights and the
+               gradient norm. It runs on one device, whose matmuls use all cores; for the
+               exact loss, which is mostly not matmuls, the batch is split over as many
+               simulated devices as cores.
     torchebm   `ScoreMatching` (exact), `SlicedScoreMatching` (Rademacher),
                `DenoisingScoreMatching`, and torch's Adam.
     ebmkit     `ExactScoreMatching`, `SlicedScoreMatching` (variance-reduced, Gaussian),
                `DenoisingScoreMatching`, and torch's Adam.
 
-The mean of each loss at the initial weights must be what formulas in double precision say:
-slices are unbiased, so that the sliced loss has the mean of the exact one. The peers'
-denoising losses are ours over sigma^2.
+The mean of each loss at the initial weights must match formulas in double precision. Slices are
+unbiased, so the sliced loss has the mean of the exact one. The other libraries' denoising losses
+are ours divided by sigma^2.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ from benchmarks.energies import networks
 from benchmarks.harness import Job
 
 SIGMA = 0.5
-DRAWS = 200  # evaluations of a random loss whose mean is checked
+DRAWS = 200  # evaluations of a random loss, whose mean is checked
 
 
 class Problem(NamedTuple):
-    """`loss` is "exact", "sliced" or "denoising"; `steps` training steps are one call."""
+    """A `loss`, "exact", "sliced" or "denoising"; one call makes `steps` training steps."""
 
     loss: str
     dimension: int
@@ -51,7 +51,7 @@ PROBLEMS = {
 
 
 def implementations(problem: Problem) -> dict[str, Callable[[], Job]]:
-    """What runs this problem, by name."""
+    """Returns the implementations of this problem, by name."""
     found: dict[str, Callable[[Problem], Job]] = {"ebm_jax": ebm_jax}
     if problem.loss != "denoising":
         found["ebm_jax, any energy"] = partial(ebm_jax, any_energy=True)
@@ -60,19 +60,19 @@ def implementations(problem: Problem) -> dict[str, Callable[[], Job]]:
 
 
 def weights(problem: Problem) -> networks.Weights:
-    """The weights before the first step."""
+    """Returns the initial weights."""
     return networks.random_weights(tuple(problem.widths), problem.dimension, gain=1.5, seed=1)
 
 
 def batches(problem: Problem) -> np.ndarray:
-    """Standard normal data, (steps, batch, d)."""
+    """Returns standard normal data, of shape (steps, batch, d)."""
     shape = (problem.steps, problem.batch, problem.dimension)
     return np.random.default_rng(2).standard_normal(shape, dtype=np.float32)
 
 
 @cache
 def expected(problem: Problem) -> tuple[float, float]:
-    """The loss that the first batch has at the initial weights, and its standard error."""
+    """Returns the loss of the first batch at the initial weights, and its standard error."""
     net, x = weights(problem), batches(problem)[0]
     if problem.loss != "denoising":
         gradient, laplacian = networks.gradient_and_laplacian(net, x)
@@ -87,7 +87,7 @@ def expected(problem: Problem) -> tuple[float, float]:
 
 
 def verdict(problem: Problem, rounds: list[dict[str, Any]]) -> str:
-    """What is wrong with the mean of the loss; nothing if it is right."""
+    """Returns what is wrong with the mean of the loss, or "" if it is right."""
     value, error = rounds[0]["value"], rounds[0]["error"]
     truth, truth_error = expected(problem)
     if abs(value - truth) > 5 * np.hypot(error, truth_error) + 1e-3 * abs(truth):
@@ -101,7 +101,7 @@ def _mean(values: Any) -> tuple[float, float]:
 
 
 def ebm_jax(problem: Problem, *, any_energy: bool = False) -> Job:
-    """This library; `any_energy` keeps to the losses that take any network."""
+    """This library; `any_energy` uses only losses that take any network."""
     import jax
     import jax.numpy as jnp
     import optax

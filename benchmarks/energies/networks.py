@@ -1,9 +1,9 @@
-"""The network of `benchmarks.energies`, the same weights for everybody.
+"""The network of `benchmarks.energies`, with the same weights for every implementation.
 
     E(x) = head . h_n + exp(r) / 2 |x|^2,   h_l = silu(W_l h_(l-1) + b_l),   h_0 = x,
 
-as numpy arrays, as parameters of `nets.EnergyMLP`, as a torch module, and by formulas in
-double precision, which say what every implementation must arrive at.
+as NumPy arrays, as parameters of `nets.EnergyMLP`, as a torch module, and as formulas in double
+precision, which give the correct results for every implementation.
 """
 
 from itertools import pairwise
@@ -20,7 +20,7 @@ class Weights(NamedTuple):
 
 
 def random_weights(widths: tuple[int, ...], dimension: int, *, gain: float, seed: int) -> Weights:
-    """Normal kernels of standard deviation gain / sqrt(inputs), normal biases, r = -1."""
+    """Returns normal kernels of standard deviation gain / sqrt(inputs), normal biases, r = -1."""
     rng = np.random.default_rng(seed)
     sizes = [dimension, *widths, 1]
     layers = [
@@ -34,7 +34,7 @@ def random_weights(widths: tuple[int, ...], dimension: int, *, gain: float, seed
 
 
 def jax_params(weights: Weights) -> dict[str, Any]:
-    """The parameters of `nets.EnergyMLP`."""
+    """Returns the parameters of `nets.EnergyMLP`."""
     import jax.numpy as jnp
 
     dense = {
@@ -45,7 +45,7 @@ def jax_params(weights: Weights) -> dict[str, Any]:
 
 
 def torch_energy(weights: Weights) -> Any:
-    """A torch module from (n, d) to (n,), which trains all that `EnergyMLP` trains."""
+    """Returns a torch module from (n, d) to (n,), which trains what `EnergyMLP` trains."""
     import torch
     from torch import nn
 
@@ -68,7 +68,7 @@ def torch_energy(weights: Weights) -> Any:
 
 
 def torchebm_energy(energy: Any) -> Any:
-    """A torch module as a model of torchebm."""
+    """Wraps a torch module as a torchebm model."""
     from torchebm.core import BaseModel
 
     class Model(BaseModel):
@@ -83,7 +83,7 @@ def torchebm_energy(energy: Any) -> Any:
 
 
 def energy(weights: Weights, x: np.ndarray) -> np.ndarray:
-    """E of points (n, d), in double precision."""
+    """Returns E of points (n, d), in double precision."""
     *hidden, (head, offset) = weights.layers
     h = np.asarray(x, np.float64)
     quadratic = 0.5 * np.exp(weights.log_precision) * np.sum(h**2, -1)
@@ -94,12 +94,12 @@ def energy(weights: Weights, x: np.ndarray) -> np.ndarray:
 
 
 def gradient(weights: Weights, x: np.ndarray) -> np.ndarray:
-    """grad E of points (n, d), in double precision."""
+    """Returns grad E of points (n, d), in double precision."""
     return _derivatives(weights, x)[0]
 
 
 def gradient_and_laplacian(weights: Weights, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """grad E and tr d^2 E/dx^2 of points (n, d): dx/dx pushed forward layer by layer."""
+    """Returns grad E and tr d^2 E/dx^2 of points (n, d), with dx/dx pushed through the layers."""
     pull, hidden = _derivatives(weights, x)
     n, d = x.shape
     laplacian = np.full(n, d * np.exp(weights.log_precision))
@@ -113,7 +113,7 @@ def gradient_and_laplacian(weights: Weights, x: np.ndarray) -> tuple[np.ndarray,
 
 
 def _derivatives(weights: Weights, x: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-    """grad E, and of every hidden layer the kernel, silu'(a) and dE/dh silu''(a)."""
+    """Returns grad E and, per hidden layer, the kernel, silu'(a) and dE/dh silu''(a)."""
     *hidden, (head, _) = weights.layers
     h, slopes = np.asarray(x, np.float64), []
     for kernel, bias in hidden:

@@ -1,15 +1,15 @@
-"""Metropolis samplers for `benchmarks.energies`: random walk, MALA, HMC on two planar laws.
+"""Metropolis samplers for `benchmarks.energies`: random walk, MALA and HMC on two planar targets.
 
-The laws are the mixture of eight Gaussians on a circle and exp(-E) of an MLP of random
-weights. Every implementation runs the same transition with the same step size on the same
-number of chains, from the same start, and keeps the last points only. Each is called as
-its documentation does, in the form that is best for it:
+The targets are the mixture of eight Gaussians on a circle, and exp(-E) of an MLP with random
+weights. Every implementation runs the same transition with the same step size on the same number
+of chains, from the same start, and keeps only the last points. Each is called as in its
+documentation, in its fastest form:
 
-    ebm_jax    `run` of the kernel under `jax.vmap` and one `jax.jit`, chains split over as
-               many simulated devices as cores; `targets.eight_gaussians` or `EnergyMLP`.
-    blackjax   the documented loop over many chains (a scan of a vmapped step, keys split
-               at every step) under one `jax.jit`, split over the same devices; the
-               mixture's energy is the textbook logsumexp, or ebm_jax's where it says so.
+    ebm_jax    `run` of the kernel under `jax.vmap` and one `jax.jit`, with chains split over
+               as many simulated devices as cores; `targets.eight_gaussians` or `EnergyMLP`.
+    blackjax   the documented loop over many chains (a scan of a vmapped step, with keys split
+               at every step) under one `jax.jit`, split over the same devices; the mixture's
+               energy is the textbook logsumexp, or that of ebm_jax where stated.
     torchebm   `HamiltonianMonteCarlo`; it has neither of the others.
     ebmkit     `MALA` and `HMC`; it has no random walk.
 """
@@ -40,7 +40,7 @@ PROBLEMS = {
 
 
 def implementations(problem: Problem) -> dict[str, Callable[[], Job]]:
-    """What runs this problem, by name."""
+    """Returns the implementations of this problem, by name."""
     found = {"ebm_jax": ebm_jax, "blackjax": blackjax}
     if problem.law == "mixture":
         found["blackjax, ebm_jax's energy"] = partial(blackjax, ours=True)
@@ -57,7 +57,7 @@ def _chain_job(
     compute: Callable[[Any], Any],
     *names: str,
 ) -> Job:
-    """`place(round, start)` is what `compute` takes; its result are the chains' last points."""
+    """Returns a job whose `compute(place(round, start))` returns the last points of the chains."""
     begin: list[np.ndarray] = []
 
     def prepare(index: int) -> Any:
@@ -105,7 +105,7 @@ def blackjax(problem: Problem, *, ours: bool = False) -> Job:
     from ebm_jax.targets import eight_gaussians
 
     sharding.use_all_cores()
-    import blackjax  # only now: importing it computes, and the number of devices is then fixed
+    import blackjax  # not earlier: its import runs JAX, which fixes the number of devices
 
     layers = [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in WEIGHTS.layers]
     means = jnp.asarray(MEANS)
@@ -156,7 +156,7 @@ def _jax_job(problem: Problem, sample: Callable[..., Any], *names: str) -> Job:
 
 
 def torchebm(problem: Problem) -> Job:
-    """torchebm's Hamiltonian Monte Carlo."""
+    """torchebm's Hamiltonian Monte Carlo (HMC)."""
     from torchebm.samplers import HamiltonianMonteCarlo
 
     model = networks.torchebm_energy(_torch_energy(problem.law))
@@ -167,7 +167,7 @@ def torchebm(problem: Problem) -> Job:
 
 
 def ebmkit(problem: Problem) -> Job:
-    """ebmkit's MALA and Hamiltonian Monte Carlo."""
+    """ebmkit's MALA and Hamiltonian Monte Carlo (HMC)."""
     import ebm
 
     energy_fn = _torch_energy(problem.law)

@@ -1,4 +1,4 @@
-"""One implementation of one problem of `benchmarks.energies`, to be timed in its own process."""
+"""One implementation of one problem of `benchmarks.energies`, timed in its own process."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ SECTIONS = {"samplers": samplers, "training": losses, "images": images}
 
 
 def main() -> None:
-    """Serve "section/implementation", named first, on the problem given second, as JSON."""
+    """Serves "section/implementation", named first, on the problem given second as JSON."""
     section, _, name = sys.argv[1].partition("/")
     module = SECTIONS[section]
     fields = json.loads(sys.argv[2]).items()

@@ -73,9 +73,10 @@ def law_task(
     step_size: float | None,
     seed: int,
 ) -> Task:
-    """A known distribution in the plane: fresh draws to train on, smoothed draws to evaluate on.
+    """Returns the task of learning a known distribution in the plane, from fresh draws.
 
-    Chains are unadjusted Langevin dynamics from uniform starts on [-4, 4]^2.
+    Held-out points are smoothed by sigma. Chains are unadjusted Langevin dynamics from uniform
+    starts on [-4, 4]^2.
     """
     keys = example_keys(jax.random.key(seed + 1000), jnp.arange(10_000))
     noise = sigma * jax.random.normal(jax.random.key(seed + 1001), (10_000, 2))
@@ -105,11 +106,11 @@ def file_task(
     step_size: float | None,
     seed: int,
 ) -> Task:
-    """The rows of a file, standardized by the training rows; held-out rows keep their units.
+    """Returns the task of learning the rows of a file, standardized by the training rows.
 
-    One in ten of the training rows is set aside as validation data, to select the model by.
-
-    Chains are MALA, preconditioned by and started from the Gaussian fitted to the data.
+    Held-out rows keep their units. One in ten of the training rows is set aside as validation
+    data, to select the model by. Chains are MALA, preconditioned by and started from the
+    Gaussian fitted to the data.
     """
     order = np.random.default_rng(7601).permutation(len(points.train))
     border = min(max(2, len(order) // VALIDATED), MOST_VALIDATED)
