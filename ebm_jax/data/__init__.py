@@ -180,7 +180,14 @@ def batch_indices(
     Batches are cut from one endless stream, across the borders of epochs. Position g of the
     stream is entry g mod n of epoch g div n, a permutation of the n = `num_examples` indices
     drawn from (seed, epoch). Nothing is stored, so steps are the same whether they are
-    requested at once, one by one or after a restart. `batch_size` may exceed n.
+    requested at once, one by one or after a restart.
+
+    Args:
+        seed: seed of the permutations.
+        step: the first step, counted from 0.
+        num_steps: number of steps.
+        num_examples: number of examples, n.
+        batch_size: examples per batch, which may exceed n.
 
     Raises:
         ValueError: If seed, step or num_steps is negative, or num_examples or batch_size is

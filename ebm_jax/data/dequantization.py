@@ -14,6 +14,13 @@ def dequantize(key: PRNGKey, pixels: UInt8[Array, "*d"] | UInt8[np.ndarray, "*d"
     Each pixel value is spread over its cell, of width 2/255; pass that to
     `bits_per_dimension` as `cell_width`. `data.to_uint8` recovers the pixels.
 
+    Args:
+        key: PRNG key of the draw.
+        pixels: uint8 values, in any shape.
+
+    Returns:
+        Floats in [-1 - 1/255, 1 + 1/255], in the shape of `pixels`.
+
     Examples:
         >>> import jax, numpy as np
         >>> from ebm_jax import data
