@@ -26,9 +26,9 @@ def main() -> None:
     """Parses the flags, starts the processes and waits for them."""
     parser = argparse.ArgumentParser(prog=sys.argv[0], description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--num-processes", type=int, default=2, help="how many (default: 2)")
-    parser.add_argument("experiment", help="such as edm")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the experiment")
+    parser.add_argument("--num-processes", type=int, default=2, help="default: 2")
+    parser.add_argument("experiment", help="name of an experiment, such as edm")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the experiment")
     given = parser.parse_args()
     if given.num_processes < 1:
         parser.error(f"--num-processes is {given.num_processes}: give at least 1")
