@@ -1,7 +1,7 @@
-"""The losses of energies whose negatives are Markov chains: contrastive divergence and its kin.
+"""Objectives whose negatives come from Markov chains: contrastive divergence (CD) and related.
 
-For an `EnergyProblem`, as in `recipes.energy_losses`; and `persistent_on_images` for a
-`ChainRecipe`, whose chains may be far from the model's own temperature.
+They are made for an `EnergyProblem`, as in `recipes.energy_losses`. `persistent_on_images` is made
+for a `ChainRecipe`, whose chains may have a temperature far from the model's.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from ebm_jax.training import persistent_chains
 from ebm_jax.training.step import Metrics
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
-SCALES = (0.1, 4.0)  # of the random walk
-BUFFER = 4096  # chains of `persistent`
+SCALES = (0.1, 4.0)  # step sizes of the random walk
+BUFFER = 4096  # number of chains of `persistent`
 
 
 def contrastive_from_data(problem: EnergyProblem, *, chain_steps: int = 10) -> Objective:
-    """CD-k: chains of random-walk Metropolis start at the data, each at a scale of its own."""
+    """CD-k: random-walk Metropolis chains from the data, each with its own random step size."""
 
     def prepare(params: PyTree, key: PRNGKey, memory: PyTree, x: Array) -> Any:
         def advance(key: PRNGKey, x: Example) -> Example:
@@ -43,7 +43,7 @@ def contrastive_from_data(problem: EnergyProblem, *, chain_steps: int = 10) -> O
 def persistent(
     problem: EnergyProblem, *, chain_steps: int = 10, restart_share: float = 0.01
 ) -> Objective:
-    """Contrastive divergence with persistent chains in a replay buffer, by MALA."""
+    """Persistent contrastive divergence (PCD): chains of MALA in a replay buffer."""
     start = problem.start
     prepare = persistent_chains(
         lambda params: mala(problem.energy(params), step_size=0.03),
@@ -59,7 +59,7 @@ def persistent(
 
 
 def recovery(problem: EnergyProblem, *, chain_steps: int = 10) -> Objective:
-    """Diffusion recovery likelihood from one level, noisy draws at a random distance tau."""
+    """Diffusion recovery likelihood from one level, with noisy draws at a random distance tau."""
     low = jnp.float32(0.0)
 
     def conditional_of(params: PyTree, x_noisy: Example, tau: Scalar) -> EnergyFn:
@@ -93,13 +93,14 @@ def persistent_on_images(
     num_images: int,
     measure: Callable[[PyTree, Array, Array], Metrics] = lambda params, data, model: {},
 ) -> Objective:
-    """Persistent contrastive divergence on images in [-1, 1], as a published recipe has it.
+    """Persistent contrastive divergence (PCD) on images in [-1, 1], as in a published recipe.
 
     Args:
-        recipe: the chains, the noise that is added to data and the penalty of energies.
-        net: the energy's module; its output is E, whatever `recipe.energy_scale`.
-        shape: the shape of an image.
-        num_images: how many there are: as many chains, where the recipe has no `buffer_size`.
+        recipe: the chains, the noise added to data and the penalty on energies.
+        net: module of the energy. Its output is E: it must include `recipe.energy_scale`.
+        shape: shape of an image.
+        num_images: number of images in the data; the number of chains, if the recipe has no
+            `buffer_size`.
         measure: metrics of a step, as for `training.persistent_chains`.
     """
 
@@ -131,7 +132,7 @@ def persistent_on_images(
 
 
 def _pair_loss(problem: EnergyProblem) -> Callable[[PyTree, PRNGKey, Any], Scalar]:
-    """Contrastive divergence on pairs, with a light penalty that holds energies near 0."""
+    """Contrastive divergence on pairs, with a light penalty that keeps energies near 0."""
 
     def loss(params: PyTree, key: PRNGKey, pair: tuple[Example, Example]) -> Scalar:
         energy = problem.energy(params)

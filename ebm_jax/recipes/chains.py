@@ -1,21 +1,22 @@
-"""Published configurations of likelihood training with Langevin chains, as plain data.
+"""Published persistent-CD recipes of image energies with Langevin chains, as plain data.
 
     x' = clip(x - h clip(grad E(x), bound) + noise n, box),   n ~ N(0, I)
 
-Published image recipes choose the step h and the noise apart. Such a step is Langevin at
+Published image recipes choose the step size h and the noise separately. Such a step is Langevin
+dynamics at the temperature
 
     T_eff = noise^2 / (2 h),
 
-so that its chains sample exp(-E / T_eff), and not the model exp(-E), unless T_eff = 1.
+so its chains sample exp(-E / T_eff), which is the model exp(-E) only if T_eff = 1.
 
-`short_run` chains are cold: T_eff = 1e-6, nearly gradient descent. They end on good
-images after a few dozen steps, but the energy learned is that of a descent and not of a
-density: longer chains leave the images, and exp(-E) is not the law of the data. With such
-chains a model is a generator, and a denoiser, whose energies rank examples.
+`short_run` chains are cold: T_eff = 1e-6, nearly gradient descent. They produce good images after
+a few dozen steps, but the learned energy describes a descent and not a density: longer chains
+leave the images, and exp(-E) is not the distribution of the data. Such a model is a generator and
+a denoiser, and its energies rank examples.
 
-`convergent` chains are at T_eff = 1 and go on through the whole training, 500 steps at a
-time: chains of any length stay on the data, and exp(-E) is a density. It takes many more
-steps to train, and its short chains from noise do not reach the data.
+`convergent` chains have T_eff = 1 and persist through the whole training, 500 steps at a time.
+Chains of any length stay on the data, and exp(-E) is a density. Training takes many more steps,
+and short chains from noise do not reach the data.
 
 References:
     Nijkamp et al., arXiv:1904.09770 (short runs), arXiv:1903.12370 (both, by name).
@@ -34,24 +35,24 @@ from ebm_jax.types import EnergyFn
 
 
 class ChainRecipe(NamedTuple):
-    """One configuration of persistent contrastive divergence on images in [-1, 1].
+    """A configuration of persistent contrastive divergence (PCD) on images in [-1, 1].
 
     Attributes:
-        buffer_size: chains in the replay buffer, or None for one an image of the data.
-        restart_share: probability that a chain begins anew, from U[-1, 1]^d.
-        num_steps: Langevin steps of each chain in a training step.
+        buffer_size: number of chains in the replay buffer, or None for one per image of the data.
+        restart_share: probability that a chain restarts from U[-1, 1]^d.
+        num_steps: Langevin steps of each chain per training step.
         step_size: h.
-        noise: standard deviation of the noise of a step.
-        score_bound: bound of every entry of the gradient, or None.
-        box: walls of every entry of x, or None.
-        energy_scale: E is this times the output of the network.
+        noise: standard deviation of the noise per step.
+        score_bound: bound on the absolute value of every entry of the gradient, or None.
+        box: lower and upper bound of every entry of x, or None.
+        energy_scale: factor of the output of the network in E.
         data_noise: standard deviation of the noise added to data.
         energy_penalty: weight of `losses.squared_energies`.
         optimizer: "adam" or "sgd".
-        learning_rate: the optimizer's, for the loss in units of E.
-        betas: Adam's.
+        learning_rate: learning rate of the optimizer, for the loss in units of E.
+        betas: b1 and b2 of Adam.
         gradient_bound: largest norm of the gradient in the parameters, or None.
-        batch_size: images, and chains, in a training step.
+        batch_size: number of images, and of chains, per training step.
     """
 
     buffer_size: int | None
@@ -72,7 +73,7 @@ class ChainRecipe(NamedTuple):
 
     @property
     def temperature(self) -> float:
-        """T_eff = noise^2 / (2 h), at which the chains sample; 1 is the model itself."""
+        """T_eff = noise^2 / (2 h), the temperature of the chains; 1 samples the model itself."""
         return self.noise**2 / (2 * self.step_size)
 
 
@@ -93,7 +94,7 @@ short_run = ChainRecipe(
     gradient_bound=0.1,
     batch_size=128,
 )
-"""The MNIST recipe of the University of Amsterdam's deep learning course (notebook on deep energy
+"""MNIST recipe of the University of Amsterdam's deep learning course (notebook on deep energy
 models), a small IGEBM (arXiv:1903.08689)."""
 
 convergent = ChainRecipe(
@@ -113,19 +114,26 @@ convergent = ChainRecipe(
     gradient_bound=None,
     batch_size=100,
 )
-"""The convergent MNIST recipe of arXiv:1903.12370 with its eps = .0075, written for an energy of
-2 / eps^2 times its network, which makes its step size eps^2 / 2 and its temperature 1."""
+"""Convergent MNIST recipe of arXiv:1903.12370 with its eps = .0075. The energy is 2 / eps^2 times
+the network, which makes the step size eps^2 / 2 and the temperature 1."""
 
 
 def chain_kernel(recipe: ChainRecipe, energy_fn: EnergyFn) -> Kernel:
-    """The recipe's Langevin step on E: `ula` at its temperature, clipped as it says.
+    """Returns the Langevin kernel of a recipe: `ula` at its temperature, with its clipping.
 
     Args:
-        recipe: step size, noise, bound of the score and walls of the box.
+        recipe: step size, noise, bound of the gradient, and box.
         energy_fn: E(x), in the recipe's units: `energy_scale` times a network.
 
     Raises:
         ValueError: as `langevin_kernel`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import recipes
+        >>> kernel = recipes.chain_kernel(recipes.short_run, lambda x: jnp.sum(x**2))
+        >>> round(recipes.short_run.temperature / 1e-6, 2), recipes.convergent.temperature
+        (1.25, 1.0)
     """
     return chain_sampler(recipe, 1).kernel(energy_fn)
 
@@ -138,14 +146,14 @@ def langevin_kernel(
     score_bound: float | None = None,
     box: tuple[float, float] | None = None,
 ) -> Kernel:
-    """Unadjusted Langevin dynamics on an energy, its gradient clipped and its chains walled in.
+    """Returns an unadjusted Langevin kernel (ULA) with a clipped gradient and a box.
 
     Args:
         energy_fn: E(x).
         step_size: h.
-        temperature: T, at which the chains sample exp(-E / T), up to the bias of the step.
-        score_bound: bound of every entry of the gradient, or None.
-        box: walls of every entry of x, or None.
+        temperature: T; the chains sample exp(-E / T), up to the bias of the step size.
+        score_bound: bound on the absolute value of every entry of the gradient, or None.
+        box: lower and upper bound of every entry of x, or None.
 
     Raises:
         ValueError: from `ula`, `clipped` and `boxed`, for numbers out of range.
@@ -158,7 +166,7 @@ def langevin_kernel(
 
 
 def chain_sampler(recipe: ChainRecipe, num_steps: int) -> ChainSampler:
-    """The recipe's chains as a sampler, from U[-1, 1]^d; the energy is in the recipe's units."""
+    """Returns a recipe's chains as a sampler, from U[-1, 1]^d, for energies in its units."""
     kernel = partial(
         langevin_kernel,
         step_size=recipe.step_size,
@@ -170,7 +178,7 @@ def chain_sampler(recipe: ChainRecipe, num_steps: int) -> ChainSampler:
 
 
 def chain_optimizer(recipe: ChainRecipe, num_steps: int) -> optax.GradientTransformation:
-    """The recipe's optimizer, with a learning rate that falls to 0 by a cosine."""
+    """Returns the recipe's optimizer, with a learning rate that falls to 0 along a cosine."""
     rate = optax.cosine_decay_schedule(recipe.learning_rate, num_steps)
     rule = optax.sgd(rate) if recipe.optimizer == "sgd" else optax.adam(rate, *recipe.betas)
     if recipe.gradient_bound is None:

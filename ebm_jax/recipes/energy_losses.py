@@ -1,10 +1,11 @@
-"""The losses of this library that learn an energy from draws, each ready to train with.
+"""Objectives that learn an energy from draws: one per loss, without Markov chains.
 
-Every function makes the `Objective` of one loss for an `EnergyProblem`. They learn the law
-smoothed by `sigma`: denoising score matching from clean draws and noise of its own, the others
-from draws of the smoothed law. Those with Markov chains are in `recipes.chain_losses`.
+Every function makes the `Objective` of one loss for an `EnergyProblem`. They learn the
+distribution smoothed by `sigma`: denoising score matching from clean draws with its own noise, the
+others from draws of the smoothed distribution. Objectives with Markov chains are in
+`recipes.chain_losses`.
 
-The hyperparameters are those that do best in the plane, on laws within about 4 of 0.
+The hyperparameters are the best ones for two-dimensional distributions within about 4 of 0.
 """
 
 from collections.abc import Callable
@@ -21,18 +22,18 @@ from ebm_jax.recipes.energy import EnergyProblem, Objective, log_uniform
 from ebm_jax.targets import fitted_gaussian, log_density
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
-SCALES = (0.1, 4.0)  # of noise: detail, and the weights of modes
+SCALES = (0.1, 4.0)  # noise scales, from details to the weights of modes
 
 
 def plain(
     problem: EnergyProblem, loss: Callable[[EnergyFn, PRNGKey, Example], Scalar]
 ) -> Objective:
-    """An objective from loss(energy_fn, key, x) on one draw x of the law."""
+    """Returns an objective from loss(energy_fn, key, x) on one draw x of the data."""
     return Objective(lambda params, key, x: loss(problem.energy(params), key, x), problem.init)
 
 
 def fisher(problem: EnergyProblem) -> Objective:
-    """The Fisher divergence to the true score, which nobody has who has data only."""
+    """Fisher divergence to the true score, which data alone do not provide."""
     score = problem.score
     if score is None:
         raise ValueError("`fisher` got a problem without the true score: give one of a known law.")
@@ -42,7 +43,7 @@ def fisher(problem: EnergyProblem) -> Objective:
 
 
 def exact(problem: EnergyProblem) -> Objective:
-    """Score matching with the exact Laplacian (Hyvarinen 2005), by `EnergyMLP`'s fast one."""
+    """Score matching with the exact Laplacian (Hyvarinen 2005), by the fast one of `EnergyMLP`."""
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
         bends = partial(problem.net.apply, params["energy"], method="gradient_and_laplacian")
@@ -52,7 +53,7 @@ def exact(problem: EnergyProblem) -> Objective:
 
 
 def sliced(problem: EnergyProblem) -> Objective:
-    """Sliced score matching with one random direction for each example."""
+    """Sliced score matching with one random direction per example."""
     return plain(
         problem,
         lambda energy, key, x: losses.sliced_score_matching(score_from_energy(energy), key, x),
@@ -60,7 +61,7 @@ def sliced(problem: EnergyProblem) -> Objective:
 
 
 def sliced_reduced(problem: EnergyProblem) -> Objective:
-    """The same with the norm of the score exact, which has less variance."""
+    """Sliced score matching with the exact norm of the score, which reduces the variance."""
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
         bends = partial(problem.net.apply, params["energy"], method="gradient_and_curvature")
@@ -88,7 +89,7 @@ def denoising(
 
 
 def noise_contrastive(problem: EnergyProblem, *, num_noise: int = 8) -> Objective:
-    """Noise-contrastive estimation against the fitted Gaussian; it learns log Z too."""
+    """Noise-contrastive estimation (NCE) against the fitted Gaussian; it learns log Z too."""
     noise = fitted_gaussian(problem.draws)
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
@@ -111,7 +112,7 @@ def ranking(problem: EnergyProblem, *, num_noise: int = 8) -> Objective:
 
 
 def conditional(problem: EnergyProblem) -> Objective:
-    """Conditional noise-contrastive estimation: noise of many scales, each with its negative."""
+    """Conditional noise-contrastive estimation with noise of many scales, in antithetic pairs."""
 
     def loss(energy: EnergyFn, key: PRNGKey, x: Example) -> Scalar:
         key_scale, key_noise = jax.random.split(key)
@@ -124,7 +125,7 @@ def conditional(problem: EnergyProblem) -> Objective:
 
 
 def energy_discrepancy(problem: EnergyProblem) -> Objective:
-    """Energy discrepancy at noise of many scales: neither scores nor chains."""
+    """Energy discrepancy with noise of many scales; it needs neither scores nor chains."""
 
     def loss(energy: EnergyFn, key: PRNGKey, x: Example) -> Scalar:
         key_scale, key_loss = jax.random.split(key)
@@ -135,7 +136,7 @@ def energy_discrepancy(problem: EnergyProblem) -> Objective:
 
 
 def learned_stein(problem: EnergyProblem) -> Objective:
-    """The learned Stein discrepancy: a critic that the score must please."""
+    """Learned Stein discrepancy: a game between the energy's score and a critic."""
     net = MLP((128, 128, problem.dimension))
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
@@ -159,7 +160,7 @@ def learned_stein(problem: EnergyProblem) -> Objective:
 
 
 def adversarial(problem: EnergyProblem) -> Objective:
-    """An energy against a flow that follows it by the reverse KL divergence."""
+    """Adversarial training of an energy with a flow that minimizes the reverse KL divergence."""
     flow = RealNVP(problem.shape)
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
@@ -174,7 +175,7 @@ def adversarial(problem: EnergyProblem) -> Objective:
 
 
 def flow_contrastive(problem: EnergyProblem) -> Objective:
-    """Noise-contrastive estimation against a flow, which learns by likelihood."""
+    """Noise-contrastive estimation against a flow, which is trained by maximum likelihood."""
     flow = RealNVP(problem.shape)
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
@@ -192,7 +193,7 @@ def flow_contrastive(problem: EnergyProblem) -> Objective:
 
 
 def vera(problem: EnergyProblem) -> Objective:
-    """Variational entropy: an energy against an implicit generator."""
+    """VERA: an energy and an implicit generator with a variational entropy (arXiv:2010.04230)."""
     net, noise = MLP((128, 128, problem.dimension)), 0.3
 
     def loss(params: PyTree, key: PRNGKey, x: Example) -> Scalar:
@@ -219,6 +220,6 @@ def vera(problem: EnergyProblem) -> Objective:
 
 
 def _init_with_flow(problem: EnergyProblem, flow: RealNVP, key: PRNGKey) -> PyTree:
-    """Parameters of an energy and a flow."""
+    """Returns initial parameters of an energy and a flow."""
     key_energy, key_flow = jax.random.split(key)
     return {**problem.init(key_energy), "flow": flow.init(key_flow, jnp.zeros(problem.shape))}

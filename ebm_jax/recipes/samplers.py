@@ -1,9 +1,8 @@
 """Samplers as plain values: what to run, on which process, over which noise levels.
 
-Each is a function sampler(denoise_fn, key, like) -> one sample (of an energy, `ChainSampler`:
-sampler(energy_fn, key, like)), with fields that can be read,
-replaced (`_replace`) and written to a file with the model. `path` returns the states on the
-way, for pictures.
+Each is a function sampler(denoise_fn, key, like) that returns one sample; `ChainSampler` takes an
+energy, sampler(energy_fn, key, like). Fields can be read, replaced (`_replace`) and saved with the
+model. `path` returns the intermediate states, for pictures.
 """
 
 from collections.abc import Callable
@@ -21,13 +20,24 @@ from ebm_jax.types import DenoiseFn, EnergyFn, Example, PRNGKey
 
 
 class SolverSampler(NamedTuple):
-    """A solver of a reverse process, from the prior at times[0], denoised at the end.
+    """A solver of a reverse process, from the prior at times[0], with a final denoising.
 
     Attributes:
         solver: makes the solver of a process: `samplers.ddim`, or a `partial` with options.
         process: makes the process: `noise.vp`, or a `partial` with options.
-        times: where it stops, latest first: `noise.log_snr_times` or `times_of_levels`.
-        bounds: where every evaluation of the denoiser is clipped to, as DDPM does, or None.
+        times: time grid, latest first: `noise.log_snr_times` or `times_of_levels`.
+        bounds: range to which every output of the denoiser is clipped, as DDPM does, or None.
+
+    Examples:
+        Data that are always 3 have the denoiser D = 3.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import noise, recipes, samplers
+        >>> times = noise.uniform_times(noise.vp(), 10)
+        >>> sampler = recipes.SolverSampler(samplers.ddim, noise.vp, times)
+        >>> x = sampler(lambda x, sigma: jnp.full_like(x, 3.0), jax.random.key(0), jnp.zeros(2))
+        >>> x.tolist(), sampler.evaluations  # NFE
+        ([3.0, 3.0], 11)
     """
 
     solver: Callable[[Process], samplers.Solver]
@@ -43,7 +53,7 @@ class SolverSampler(NamedTuple):
         )
 
     def path(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Float[Array, "times *d"]:
-        """Returns the state at every time of the sample that this key draws.
+        """Returns the states at all times for the sample that this key draws, (times, ...).
 
         States are in units of sqrt(alpha^2 + sigma^2), their scale for data of scale 1.
         """
@@ -58,7 +68,7 @@ class SolverSampler(NamedTuple):
 
     @property
     def evaluations(self) -> int:
-        """How often a sample evaluates the denoiser (NFE)."""
+        """The number of function evaluations (NFE) of the denoiser per sample."""
         solver = self.solver(self.process())
         return samplers.num_evaluations(solver, self.times, final_denoise=True)
 
@@ -71,9 +81,16 @@ class AnnealedSampler(NamedTuple):
 
     Attributes:
         sigmas: the ladder of noise levels, highest first.
-        steps: Langevin steps at each level.
-        ratio: step size over sigma^2.
-        final_denoise: True to return the denoised end.
+        steps: Langevin steps per level.
+        ratio: step size divided by sigma^2.
+        final_denoise: True to denoise the final state.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import noise, recipes
+        >>> sampler = recipes.AnnealedSampler(noise.geometric(2.0, 0.02, 10), steps=100, ratio=0.2)
+        >>> sampler.evaluations  # 100 steps at 10 levels, and the final denoising
+        1001
     """
 
     sigmas: Ladder
@@ -90,7 +107,7 @@ class AnnealedSampler(NamedTuple):
         )  # fmt: skip
 
     def path(self, denoise_fn: DenoiseFn, key: PRNGKey, like: Example) -> Float[Array, "levels *d"]:
-        """Returns the chain at the end of every level, in units of sqrt(1 + sigma^2)."""
+        """Returns the chain at the end of each level, in units of sqrt(1 + sigma^2)."""
         start, key_chain = self._start(key, like)
         path = samplers.annealed_langevin_path(
             score_from_denoiser(denoise_fn), key_chain, start, self.sigmas,
@@ -100,7 +117,7 @@ class AnnealedSampler(NamedTuple):
 
     @property
     def evaluations(self) -> int:
-        """How often a sample evaluates the denoiser (NFE)."""
+        """The number of function evaluations (NFE) of the denoiser per sample."""
         return self.steps * self.sigmas.shape[0] + self.final_denoise
 
     def _start(self, key: PRNGKey, like: Example) -> tuple[Example, PRNGKey]:
@@ -109,12 +126,12 @@ class AnnealedSampler(NamedTuple):
 
 
 class FlowSampler(NamedTuple):
-    """The probability flow from noise of the highest level, solved to a tolerance.
+    """The probability-flow ODE from noise of the highest level, solved to a tolerance.
 
     Attributes:
         sigma_max: the highest noise level.
-        sigma_min: the lowest, at which the end is denoised.
-        tolerance: relative and absolute, of a step of the adaptive solver.
+        sigma_min: the lowest noise level, at which the final state is denoised.
+        tolerance: relative and absolute tolerance of a step of the adaptive solver.
     """
 
     sigma_max: float
@@ -132,19 +149,28 @@ class FlowSampler(NamedTuple):
 
 
 class ChainSampler(NamedTuple):
-    """The ends of Markov chains on an energy E(x).
+    """Final states of Markov chains on an energy E(x).
 
-    A chain moves in coordinates z with x = center + factor z, so that one step size suits
-    data of any units: with the mean of the data and a root of their covariance the law of z
-    has about the covariance I.
+    A chain moves in coordinates z with x = center + factor z, so that one step size suits data in
+    any units. With the mean of the data and a square root of their covariance, the distribution
+    of z has a covariance near I.
 
     Attributes:
         kernel: makes the kernel of an energy, such as `partial(samplers.mala, step_size=0.1)`.
-        steps: steps of a chain.
-        start: where a chain begins, z from start(key, like): `normal_start`, or a `partial` of
+        steps: number of steps of a chain.
+        start: start(key, like), the first z of a chain: `normal_start`, or a `partial` of
             `uniform_start`.
-        center: of the shape of an example, or None for 0.
-        factor: a matrix for examples that are vectors, one number for each entry, or None for 1.
+        center: array of the shape of an example, or None for 0.
+        factor: a matrix (for examples that are vectors), one number per entry, or None for 1.
+
+    Examples:
+        >>> from functools import partial
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import recipes, samplers
+        >>> kernel = partial(samplers.mala, step_size=0.5)
+        >>> sampler = recipes.ChainSampler(kernel, 20, recipes.normal_start)
+        >>> sampler(lambda x: jnp.sum(x**2) / 2, jax.random.key(0), jnp.zeros(2)).shape
+        (2,)
     """
 
     kernel: Callable[[EnergyFn], samplers.Kernel]
@@ -172,14 +198,14 @@ class ChainSampler(NamedTuple):
 
 
 def normal_start(key: PRNGKey, like: Example) -> Example:
-    """A draw of N(0, I) of the shape of `like`."""
+    """Draws from N(0, I), of the shape of `like`."""
     return jax.random.normal(key, like.shape, like.dtype)
 
 
 def uniform_start(key: PRNGKey, like: Example, *, low: float, high: float) -> Example:
-    """A draw of the uniform law on [low, high]^d of the shape of `like`."""
+    """Draws uniformly from [low, high]^d, of the shape of `like`."""
     return jax.random.uniform(key, like.shape, like.dtype, low, high)
 
 
 Sampler = SolverSampler | AnnealedSampler
-"""How a trained denoiser is sampled."""
+"""A sampler of a trained denoiser."""
