@@ -1,4 +1,4 @@
-"""Persistent chains as a part of the training step: the negatives of contrastive divergence."""
+"""Persistent chains within the training step: the negatives of contrastive divergence."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +21,20 @@ def persistent_chains(
     restart_share: float,
     measure: Callable[[PyTree, Array, Array], Metrics] = lambda params, data, model: {},
 ) -> Prepare:
-    """The `prepare` of `make_step` for persistent contrastive divergence (PCD).
+    """Returns the `prepare` of `make_step` for persistent contrastive divergence (PCD).
 
-    Before each training step as many chains as there are examples in the batch go on from a
-    replay buffer, with the parameters as they are. The loss then sees pairs: loss(params, key,
+    Before each training step, as many chains as the batch has examples are taken from a replay
+    buffer and advanced with the current parameters. The loss then gets pairs: loss(params, key,
     (x_data, x_model)).
 
     Args:
-        make_kernel: the kernel of the chains from the parameters, such as
+        make_kernel: makes the kernel of the chains from the parameters, such as
             `lambda params: mala(partial(net.apply, params), step_size=0.1)`.
-        draw: where a chain begins anew, from a key.
-        num_steps: steps of each chain before a training step, at least 1.
-        restart_share: the probability that a chain begins anew, in [0, 1].
-        measure: measure(params, x_data, x_model) -> metrics of the step, beside "age", the
-            mean number of visits of the chains in the buffer.
+        draw: draws the start of a new chain from a key.
+        num_steps: steps of each chain per training step, at least 1.
+        restart_share: probability that a chain restarts, in [0, 1].
+        measure: measure(params, x_data, x_model) -> metrics of the step, in addition to "age",
+            the mean number of visits of the chains in the buffer.
 
     Returns:
         prepare(params, key, buffer, x_data) -> (buffer, (x_data, x_model), metrics). The first

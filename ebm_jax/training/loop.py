@@ -1,4 +1,4 @@
-"""The loop of training: compiled steps, one after another, and what stops them."""
+"""The training loop: compiled steps, and the exception for non-finite values."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,16 +14,16 @@ from ebm_jax.training.step import Metrics, TrainState
 Program = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-UPDATED = "entries that are not finite in "  # begins the names of what is counted of a new state
+UPDATED = "entries that are not finite in "  # prefix of the metrics that count them in the state
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss, a gradient or an updated state was not finite.
+    """Raised when a loss, a gradient or an updated state is not finite.
 
     Attributes:
         step: the first step, counted from 1, at which that happened.
-        quantity: the name of the metric that was not finite, "loss" if that was one; or the
-            part of the state that the step's update left so.
+        quantity: name of the metric that was not finite ("loss" first), or the part of the state
+            in which the step's update left entries that are not finite.
     """
 
     def __init__(self, step: int, quantity: str, value: float) -> None:
@@ -47,23 +47,24 @@ def fit(
     watch: Callable[[int], bool] = lambda step: False,
     announce: Callable[[jax.stages.Compiled], None] = lambda compiled: None,
 ) -> Iterator[tuple[TrainState, dict[str, np.ndarray]]]:
-    """Train until `num_steps`, yielding after every `steps_per_call` steps.
+    """Trains until `num_steps`, yielding after every `steps_per_call` steps.
 
-    A state that goes in is donated and must not be used again; a state that comes
-    out is finite and may be saved before the next is asked for. It lies on the devices as
-    the one that went in. To resume, pass the saved state: the same calls follow as in the
-    run that nobody interrupted.
+    The input state is donated and must not be used again. Yielded states are finite, keep their
+    placement on the devices, and may be saved before the next one is requested. To resume, pass
+    a saved state: the calls that follow are those of the uninterrupted run.
 
     Args:
         step: from `make_step`.
-        state: where to start; `state.step` says how far it is.
+        state: the state to start from; `state.step` is the number of steps taken.
         batches: batches(first_step, count), a pytree with leaves (count, batch, ...).
-        num_steps: the total number of steps, those already taken included.
-        steps_per_call: steps between two yields, which are after multiples of it and at the end.
-        one_scan: whether they are one compiled scan, which small steps gain by, or one
-            compiled call each. On CPU the gradient of XLA's convolution is a hundred times
-            slower within a scan (jax issue 12868): give False to networks that have one.
-        watch: called after every compiled call with the number of steps taken; if it returns
+        num_steps: total number of steps, including those already taken.
+        steps_per_call: number of steps between yields, which come at multiples of it and at the
+            end.
+        one_scan: True for one compiled scan over these steps, which is faster for small steps;
+            False for one compiled call per step. On CPU the gradient of XLA's convolution is a
+            hundred times slower within a scan (jax issue 12868): use False for networks with
+            convolutions.
+        watch: called after every compiled call with the number of steps taken. If it returns
             True, the state is yielded and training ends there.
         announce: called with every compiled program before it runs.
 
@@ -73,6 +74,17 @@ def fit(
     Raises:
         TrainingDiverged: if a metric or the updated state is not finite.
         ValueError: if `steps_per_call` is not positive.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from ebm_jax import training
+        >>> step = training.make_step(lambda mean, key, x: (mean - x) ** 2 / 2, optax.sgd(0.5))
+        >>> state = training.init_state(jnp.array(0.0), optax.sgd(0.5), jax.random.key(0))
+        >>> batches = lambda first, count: jnp.full((count, 4), 3.0)
+        >>> for state, _ in training.fit(step, state, batches, num_steps=30, steps_per_call=20):
+        ...     print(int(state.step), round(float(state.params), 2))
+        20 3.0
+        30 3.0
     """
     check_count("fit", steps_per_call=steps_per_call)
 
@@ -103,7 +115,7 @@ def _one_scan(
     first: int,
     count: int,
 ) -> tuple[TrainState, Metrics, bool]:
-    """`count` steps as one compiled scan, and whether to stop."""
+    """Takes `count` steps as one compiled scan; also returns whether to stop."""
     state, metrics = scanned(state, batches(first, count))
     return state, metrics, watch(first + count)
 
@@ -116,9 +128,9 @@ def _step_by_step(
     first: int,
     count: int,
 ) -> tuple[TrainState, Metrics, bool]:
-    """What `_one_scan` does, as a loop of one compiled call a step.
+    """Does the same as `_one_scan`, as a loop with one compiled call per step.
 
-    The next batch is read while the devices are at work on the last one, and no more.
+    Only one batch is read ahead, while the devices work on the last step.
     """
     rows: list[Metrics] = []
     for done in range(first, first + count):
@@ -134,10 +146,10 @@ def _step_by_step(
 def _compiled_once(
     fn: Program, like: TrainState, announce: Callable[[jax.stages.Compiled], None]
 ) -> Program:
-    """`fn` compiled for each number of steps that is asked for, its state donated.
+    """Returns `fn`, compiled once for each number of steps, with its state donated.
 
-    Of a state that was placed, each array stays where it is. The key and the metrics go
-    wherever the step number is, which is everywhere.
+    If the state was placed on a mesh, each array keeps its sharding. The key and the metrics get
+    that of the step number, which is replicated.
     """
     everywhere = like.step.sharding
     state = jax.tree.map(lambda leaf: leaf.sharding, like)._replace(key=everywhere)
@@ -156,10 +168,10 @@ def _compiled_once(
 
 
 def _counted(step: Program, old: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-    """`step`, with the number of entries of the new state that are not finite in its metrics.
+    """Runs `step`, and adds the number of non-finite entries of the new state to its metrics.
 
-    An optimizer or a memory may hold such entries from the start (a best loss of infinity): of
-    these two, those count that were finite before.
+    The optimizer's state or the memory may hold such entries from the start (a best loss of
+    infinity). In these two, only entries that were finite before are counted.
     """
     new, metrics = step(old, batch)
 
@@ -182,7 +194,7 @@ def _counted(step: Program, old: TrainState, batch: PyTree) -> tuple[TrainState,
 
 
 def _raise_if_not_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
-    """Raise TrainingDiverged for the first step with a metric, or else a state, not finite."""
+    """Raises TrainingDiverged for the first step with a non-finite metric, or else state."""
     found = []
     for order, (name, values) in enumerate(metrics.items()):
         bad = values > 0 if (counts := name.startswith(UPDATED)) else ~np.isfinite(values)

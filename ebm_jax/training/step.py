@@ -1,9 +1,8 @@
-"""One step of training, a pure function of the state and a batch.
+"""One training step, a pure function of the state and a batch.
 
-The randomness of example i at step s comes from (seed, s, i) alone, the batch from
-(seed, s): a run that was interrupted continues as if it had not been. What a step hands
-on to the next besides parameters, such as a buffer of Markov chains, is the state's
-`memory`.
+The randomness of example i at step s depends on (seed, s, i) only, and the batch on (seed, s), so
+an interrupted run continues as if it had not been. The state's `memory` holds what a step passes
+on in addition to the parameters, such as a buffer of Markov chains.
 """
 
 from collections.abc import Callable
@@ -32,12 +31,12 @@ class TrainState(NamedTuple):
     """Everything that the next step needs.
 
     Attributes:
-        params: the network's parameters.
-        opt_state: the optimizer's state.
-        ema: the exponential moving average of `params`.
-        step: how many steps were taken.
-        key: the run's PRNG key; it never changes, steps fold their number into it.
-        memory: what `prepare` of `make_step` hands from one step to the next.
+        params: parameters of the network.
+        opt_state: state of the optimizer.
+        ema: exponential moving average of `params`.
+        step: number of steps taken.
+        key: PRNG key of the run. It never changes: steps fold their number into it.
+        memory: what `prepare` of `make_step` passes from one step to the next.
     """
 
     params: PyTree
@@ -56,16 +55,16 @@ def init_state(
     *,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state before the first step; its EMA is a copy of `params`.
+    """Returns the state before the first step; its EMA is a copy of `params`.
 
     Args:
         params: the initial parameters.
         optimizer: any optax transformation.
-        key: the run's PRNG key.
+        key: PRNG key of the run.
         memory: the first memory of `prepare`, such as a replay buffer.
-        mesh: the devices to place the state on, the same as in `make_step`: parameters and
-            what has their shapes in parts along its axis "fsdp", `memory` split over all
-            devices where its first axis divides, everything else on all of them.
+        mesh: the devices to place the state on, the same as in `make_step`. Parameters and
+            arrays of their shapes are split along its axis "fsdp"; `memory` is split over all
+            devices where its first axis divides evenly; everything else is replicated.
     """
     ema = jax.tree.map(jnp.array, params)
     step = jnp.zeros((), jnp.int32)
@@ -85,29 +84,38 @@ def make_step(
     accumulate: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """One optimization step on the mean of `loss` over a batch, as a pure function.
+    """Returns one optimization step on the mean of `loss` over a batch, as a pure function.
 
     Args:
-        loss: loss(params, key, example), the scalar of one example.
+        loss: loss(params, key, example), the scalar loss of one example.
         optimizer: any optax transformation.
-        ema_decay: decay of the moving average of parameters: of `averaging`, or a number in
-            [0, 1) for `ema.ramped` of it.
-        prepare: prepare(params, key, memory, batch) -> (memory, examples, metrics),
-            what is to be done with the current parameters before the loss sees the
-            examples, such as moving Markov chains on; no gradient flows through it.
-        accumulate: parts in which the gradient of the batch is taken, one after another: their
-            mean is the whole one, in the memory of a part.
-        mesh: the devices that the state was placed on by `init_state`: parameters that lie
-            there in parts are gathered where `loss` and `prepare` want them.
+        ema_decay: decay of the exponential moving average of the parameters: a function from
+            `ema`, or a number in [0, 1) for `ema.ramped` of it.
+        prepare: prepare(params, key, memory, batch) -> (memory, examples, metrics), called with
+            the current parameters before the loss, for instance to advance Markov chains. No
+            gradient flows through it.
+        accumulate: number of parts for gradient accumulation: the batch is processed in parts,
+            one after another, with the memory use of one part. The mean gradient is the same.
+        mesh: the devices on which `init_state` placed the state. Sharded parameters are gathered
+            for `loss` and `prepare`.
 
     Returns:
-        step(state, batch) -> (state, metrics); `batch`, and the examples made of it, are
-        pytrees whose leaves have the examples on their first axis; `metrics` holds
-        "loss", "grad_norm" and those of `prepare`.
+        step(state, batch) -> (state, metrics). `batch`, and the examples made of it, are
+        pytrees whose leaves have the examples on their first axis. `metrics` holds "loss",
+        "grad_norm" and the metrics of `prepare`.
 
     Raises:
-        ValueError: if `ema_decay` is not in [0, 1); for a batch that `accumulate` does not
-            divide.
+        ValueError: if `ema_decay` is not in [0, 1); in the step, for a batch that is not
+            divisible by `accumulate`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from ebm_jax import training
+        >>> step = training.make_step(lambda mean, key, x: (mean - x) ** 2 / 2, optax.sgd(0.5))
+        >>> state = training.init_state(jnp.array(0.0), optax.sgd(0.5), jax.random.key(0))
+        >>> state, metrics = step(state, jnp.array([1.0, 3.0]))
+        >>> float(state.params), float(metrics["loss"])
+        (1.0, 2.5)
     """
     decay_at = ramped(ema_decay) if isinstance(ema_decay, int | float) else ema_decay
     if mesh is not None:
@@ -137,7 +145,7 @@ def make_step(
 
 
 def _of_whole(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """fn(params, ...) of parameters that may lie in parts."""
+    """Returns fn(params, ...) for parameters that may be sharded."""
 
     def of_parts(params: PyTree, *args: Any) -> Any:
         return fn(gather(params, mesh), *args)
@@ -146,10 +154,10 @@ def _of_whole(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def _mean_over_parts(fn: Callable[..., PyTree], args: PyTree, parts: int) -> PyTree:
-    """fn of parts of the examples, one after another, and the mean of what it returns.
+    """Applies fn to parts of the examples, one after another, and returns the mean of its results.
 
-    Part p holds the examples i with i mod parts = p: where the examples are spread over
-    devices, so is every part.
+    Part p holds the examples i with i mod parts = p, so that every part is spread over the
+    devices if the examples are.
     """
     if parts == 1:
         return fn(*args)
