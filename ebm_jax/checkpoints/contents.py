@@ -1,4 +1,4 @@
-"""What is in one checkpoint: its metrics, its files, its leaves; and what is wrong with them."""
+"""The contents of a checkpoint: metrics, files and leaves, and checks for damage."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ CONTENTS = "contents.json"
 
 
 def write_contents(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Add contents.json to a checkpoint: `metrics`, and the size and CRC-32 of its files.
+    """Adds contents.json to a checkpoint: `metrics`, and the size and CRC-32 of its files.
 
-    Those at the top are left out: orbax goes on to write to them, and reads without them.
+    Files at the top level are left out: orbax still writes to them, and can read without them.
     """
     files = {
         str(file.relative_to(folder)): _size_and_sum(file)
@@ -30,13 +30,13 @@ def write_contents(folder: Path, metrics: Mapping[str, float]) -> None:
 
 
 def clear(folder: Path, pattern: str) -> None:
-    """Remove the checkpoints in `folder` whose names match; one process does."""
+    """Removes the checkpoints in `folder` whose names match; only process 0 does."""
     for path in folder.glob(pattern) if is_first() else ():
         shutil.rmtree(path, ignore_errors=True)
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """The metrics of a checkpoint; none if its contents.json is damaged."""
+    """Returns the metrics of a checkpoint, or {} if its contents.json is damaged."""
     try:
         return dict(_read(folder)["metrics"])
     except (OSError, ValueError):
@@ -44,7 +44,7 @@ def read_metrics(folder: Path) -> dict[str, float]:
 
 
 def damage(folder: Path) -> str:
-    """What is damaged in a checkpoint, in words; "" if its files are as they were written."""
+    """Returns a description of the damage to a checkpoint, or "" if its files are intact."""
     name = CONTENTS
     try:
         for name, written in _read(folder)["files"].items():
@@ -56,9 +56,9 @@ def damage(folder: Path) -> str:
 
 
 def difference(there: PyTree, here: PyTree) -> str:
-    """The first leaf whose name, shape or type differs, in words; "" if none does.
+    """Describes the first leaf whose name, shape or type differs; returns "" if none does.
 
-    The types of the nodes may differ: orbax keeps the names, and whether a node is empty.
+    The types of the nodes may differ: orbax stores only their names, and whether a node is empty.
     """
 
     def leaves(tree: PyTree) -> dict[str, str]:
@@ -79,12 +79,12 @@ def difference(there: PyTree, here: PyTree) -> str:
 
 
 def load(checkpointer: Any, step: int, like: PyTree) -> PyTree:
-    """Read an undamaged checkpoint, with the shapes, types and placement of `like`.
+    """Reads an undamaged checkpoint, with the shapes, types and placement of `like`.
 
     Args:
-        checkpointer: orbax's.
-        step: which one.
-        like: arrays, or what stands for them.
+        checkpointer: the checkpointer of orbax.
+        step: step of the checkpoint.
+        like: a tree of arrays, or of objects with shape, dtype and sharding.
 
     Raises:
         CheckpointError: if it is of another architecture, or if orbax cannot read it.
@@ -95,13 +95,13 @@ def load(checkpointer: Any, step: int, like: PyTree) -> PyTree:
     )
     try:
         there = checkpointer.metadata(step).metadata
-        differs = difference(there, jax.tree.map(_stored, abstract))  # orbax would cast
+        differs = difference(there, jax.tree.map(_stored, abstract))  # orbax would cast silently
         tree = None if differs else checkpointer.load(step, abstract)
     except Exception as error:
         raise CheckpointError(
             f"{name} cannot be read, though its files are as they were written: {reason(error)}"
         ) from error
-    if differs := differs or difference(tree, abstract):  # the kind of a key shows only now
+    if differs := differs or difference(tree, abstract):  # reveals a key's implementation
         raise CheckpointError(
             f"{name} is of another architecture: {differs}. Give the network and the optimizer "
             "that it was saved with, or another folder."

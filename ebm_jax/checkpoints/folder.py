@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: what is saved, kept, passed over and restored."""
+"""The folder of a run's checkpoints: saves, keeps, skips damaged ones and restores."""
 
 import shutil
 import warnings
@@ -22,21 +22,21 @@ from ebm_jax.checkpoints.terms import (
 )
 from ebm_jax.distributed import first_says, is_first, wait_for_all
 
-UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of one that is being written
+UNFINISHED = ".orbax-checkpoint-tmp"  # orbax's suffix of a checkpoint that is being written
 
 
 class Checkpoints:
-    """The checkpoints of one run, the last `keep` and the best of them kept; a context manager.
+    """Checkpoints of one run, a context manager that keeps the newest `keep` and the best.
 
-    Leaving it waits for the save in flight. Several processes all make the same calls. Only
-    `save` changes the folder: what only reads may have it open while another process saves.
+    Leaving the context waits for the save in flight. Several processes must all make the same
+    calls. Only `save` changes the folder, so readers may open it while another process saves.
 
     Args:
-        folder: where they live; made if missing. Processes share it.
-        keep: how many of the newest to keep.
-        best: the metric whose lowest value marks the best one, which is kept besides.
-        tell: called with a sentence when a damaged checkpoint is passed over, and when a save
-            failed while another exception is on its way out.
+        folder: the folder, created if missing, shared by all processes.
+        keep: number of newest checkpoints to keep.
+        best: metric whose lowest value marks the best checkpoint, which is also kept.
+        tell: called with a message when a damaged checkpoint is skipped, and when a save fails
+            while another exception is propagating.
 
     Raises:
         CheckpointError: if the folder cannot be opened.
@@ -61,8 +61,8 @@ class Checkpoints:
         self._damaged: set[int] = set()
         self._writes = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)  # a file is no folder: orbax would take it
-            # a function: orbax copies its options deeply, and with a bound method its object
+            folder.mkdir(parents=True, exist_ok=True)  # orbax would accept a file
+            # a lambda: orbax deep-copies its options, which would copy a bound method's object
             self._checkpointer = checkpointer(
                 folder, NewestAndBest(keep, self._figures), lambda: self._finish()
             )
@@ -82,16 +82,16 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and jax.process_count() > 1:
-            return  # the other processes may be elsewhere: waiting for them would be for ever
+            return  # the other processes may never reach this point: do not wait for them
         try:
             with closing(self._checkpointer):
                 self.wait()
         except CheckpointError as failure:
             if error is None:
                 raise
-            self._tell(str(failure))  # what is on its way out must not be hidden
+            self._tell(str(failure))  # do not hide the exception that is propagating
         finally:
-            if self._writes:  # a failed save may have gone on writing until it was closed
+            if self._writes:  # a failed save may have kept writing until it was closed
                 clear(self.folder, f"*{UNFINISHED}*")
 
     @property
@@ -107,17 +107,17 @@ class Checkpoints:
         return lowest(self._steps(), self._figures)
 
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float | int] = {}) -> None:
-        """Save `state` as the checkpoint of `step`, in the background.
+        """Saves `state` as the checkpoint of `step`, in the background.
 
-        On return `state` may be donated. One save is in flight: the next one waits for it.
+        After it returns, `state` may be donated. Only one save is in flight: the next waits for it.
 
         Args:
             step: greater than the steps saved so far.
-            state: arrays and typed keys; at least one element each.
-            metrics: figures kept with it. Without a finite `best` it is never the best one.
+            state: arrays and typed keys, with at least one element each.
+            metrics: metrics stored with it. Without a finite `best` it is never the best one.
 
         Raises:
-            CheckpointError: if this or the last save failed; the checkpoints before are kept.
+            CheckpointError: if this or the last save failed; earlier checkpoints are kept.
         """
         newest = self.latest_step
         if newest is not None and step <= newest:
@@ -129,17 +129,17 @@ class Checkpoints:
         self._in_flight = Save(step, size, {name: float(v) for name, v in metrics.items()})
         self._note(step, self._in_flight.metrics)
         try:
-            # on CPU orbax holds views, not copies: jax does not donate what has a view
+            # on CPU orbax holds views instead of copies, and jax does not donate viewed arrays
             response = self._checkpointer.save_async(step, state, force=True)
             self._in_flight = self._in_flight._replace(response=response)
         except Exception as error:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Wait until the save in flight is on disk.
+        """Waits until the save in flight is on disk.
 
         Raises:
-            CheckpointError: if it failed; said once.
+            CheckpointError: if it failed; raised once per failure.
         """
         if self._in_flight is not None:
             try:
@@ -155,12 +155,13 @@ class Checkpoints:
             self._in_flight = None
 
     def restore(self, like: PyTree) -> PyTree:
-        """The newest checkpoint that is whole, with the shapes, types and placement of `like`.
+        """Returns the newest intact checkpoint, with the shapes, types and placement of `like`.
 
-        Newer, damaged ones are reported by `tell`, and the next `save` renames them.
+        Newer, damaged ones are reported by `tell`; the next `save` renames them.
 
         Raises:
-            CheckpointError: if none is whole, or the newest of them is of another architecture.
+            CheckpointError: if no checkpoint is intact, or the newest intact one is of another
+                architecture.
         """
         self.wait()
         faults: dict[int, str] = {}
@@ -178,10 +179,10 @@ class Checkpoints:
         raise CheckpointError(f"{damaged}: move the folder away to start anew.")
 
     def restore_best(self, like: PyTree) -> PyTree:
-        """The checkpoint of `best_step`, as `restore` would give it.
+        """Returns the checkpoint of `best_step`, in the form of `restore`.
 
         Raises:
-            CheckpointError: if there is none, or if it is damaged or of another architecture.
+            CheckpointError: if no step has `best`, or if it is damaged or of another architecture.
         """
         step = self.best_step
         if step is None:
@@ -201,7 +202,7 @@ class Checkpoints:
             self._figures[step] = metrics[self._best]
 
     def _finish(self) -> None:
-        """Called by orbax in one process when all is written and nothing renamed yet."""
+        """Adds contents.json; orbax calls it in one process, after writing and before renaming."""
         assert self._in_flight is not None
         step, _, metrics, _ = self._in_flight
         unfinished = self.folder.glob(f"{step}{UNFINISHED}*")
@@ -210,10 +211,10 @@ class Checkpoints:
         except OSError as error:
             if jax.process_count() == 1:
                 raise
-            self._unwritten = error  # the others wait for this one: `wait` tells them
+            self._unwritten = error  # `wait` raises it in all processes
 
     def _failed(self, error: Exception) -> CheckpointError:
-        """Clear away what the failed save has left, and say what happened."""
+        """Clears away what the failed save left, and returns the error to raise."""
         assert self._in_flight is not None
         (step, size, *_), self._in_flight = self._in_flight, None
         clear(self.folder, f"*{UNFINISHED}*")
@@ -221,13 +222,13 @@ class Checkpoints:
         return not_written(self.folder, step, size, max(self._steps(), default=None), error)
 
     def _fault(self, step: int) -> str:
-        """What is damaged in a checkpoint, or nothing; one process looks, all agree."""
+        """Returns the damage to a checkpoint, or ""; process 0 checks, and all agree."""
         fault = damage(self.folder / str(step)) if is_first() else ""
         found = first_says(bool(fault))
         return fault or ("process 0 found it damaged" if found else "")
 
     def _pass_over(self, faults: Mapping[int, str], used: int) -> None:
-        """Report damaged checkpoints; nothing is renamed, since this may be a reader."""
+        """Reports damaged checkpoints. It renames nothing, since this process may only read."""
         self._damaged |= faults.keys()
         for step, fault in faults.items() if is_first() else ():
             self._tell(
@@ -236,7 +237,7 @@ class Checkpoints:
             )
 
     def _begin_to_write(self) -> None:
-        """Remove what killed writers left, and rename damaged checkpoints; no reader does."""
+        """Removes leftovers of killed writers and renames damaged checkpoints; only writers do."""
         if not self._writes:
             clear(self.folder, f"*{UNFINISHED}*")
         for step in self._damaged if is_first() else ():

@@ -1,4 +1,4 @@
-"""What orbax is told, and what it says: what is in flight, what to keep, why it failed."""
+"""orbax settings and errors: the save in flight, the preservation policy, failure messages."""
 
 import errno
 import logging
@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-SECONDS_FOR_OTHERS = 300  # until the other processes give up on one whose write failed
-A_CENTURY = 3_000_000_000  # orbax reads the wall clock, which may be set forward during a save
+SECONDS_FOR_OTHERS = 300  # after which processes give up waiting for one whose write failed
+A_CENTURY = 3_000_000_000  # no timeout: the wall clock may be set forward during a save
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the message is a sentence for people."""
+    """Raised when a checkpoint cannot be written or read; its message is written for users."""
 
 
 class Save(NamedTuple):
-    """A save in flight: its step, the bytes of its state, its metrics."""
+    """A save in flight: its step, the bytes of its state, its metrics and orbax's response."""
 
     step: int
     size: int
@@ -27,19 +27,22 @@ class Save(NamedTuple):
     response: Any = None  # orbax's
 
     def close(self) -> None:
-        """End the thread that orbax's response has; an error of the save is raised."""
+        """Ends the thread of orbax's response, and raises the error of the save if it failed."""
         if self.response is not None:
             self.response.result()
 
 
 class NewestAndBest(NamedTuple):
-    """What to keep. orbax's own BestN takes a NaN, or no figure at all, for a good one."""
+    """Keeps the newest `keep` checkpoints and the best one.
+
+    orbax's BestN treats a NaN or a missing metric as good.
+    """
 
     keep: int
     figures: Mapping[int, float]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether to keep each of `checkpoints`, as orbax asks it."""
+        """Returns for each of `checkpoints` whether to keep it; called by orbax."""
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
         kept = {*steps[-self.keep :], lowest(steps, self.figures)}
         return [checkpoint.step in kept for checkpoint in checkpoints]
@@ -47,12 +50,12 @@ class NewestAndBest(NamedTuple):
 
 def checkpointer(folder: Path, kept: NewestAndBest, finish: Callable[[], None]) -> Any:
     """Returns orbax's checkpointer of a folder, which calls `finish` before it renames a save."""
-    from orbax.checkpoint import v1 as ocp  # a second of import that --help does not owe
+    from orbax.checkpoint import v1 as ocp  # takes a second to import
 
     logging.getLogger("absl").addFilter(is_not_of_orbax)
     options = ocp.options.AsyncOptions(
         post_finalization_callback=finish,
-        create_directories_asynchronously=False,  # minutes of waiting for one that failed
+        create_directories_asynchronously=False,  # avoids minutes of waiting after a failure
         timeout_secs=SECONDS_FOR_OTHERS if jax.process_count() > 1 else A_CENTURY,
     )
     return ocp.training.Checkpointer(
@@ -64,14 +67,14 @@ def checkpointer(folder: Path, kept: NewestAndBest, finish: Callable[[], None]) 
 
 
 def lowest(steps: Sequence[int], figures: Mapping[int, float]) -> int | None:
-    """The step of the lowest figure, None if no step has one."""
+    """Returns the step with the lowest metric, or None if no step has one."""
     return min((s for s in steps if s in figures), key=lambda s: figures[s], default=None)
 
 
 def reason(error: Exception) -> str:
-    """Why orbax could not write or read; no space in few words, whoever says it."""
+    """Describes an error of orbax, briefly if the disk is full."""
     for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        if os.strerror(code) in str(error):  # tensorstore raises a ValueError with a long text
+        if os.strerror(code) in str(error):  # tensorstore wraps it in a long text
             return f"{os.strerror(code)}; make room, or write elsewhere."
     return f"{type(error).__name__}: {error}"
 
@@ -79,7 +82,7 @@ def reason(error: Exception) -> str:
 def not_written(
     folder: Path, step: int, size: int, newest: int | None, error: Exception
 ) -> CheckpointError:
-    """The sentence on a save of so many bytes that failed."""
+    """Returns the error for a save of `size` bytes that failed."""
     kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
     free = shutil.disk_usage(folder).free
     return CheckpointError(
@@ -89,5 +92,5 @@ def not_written(
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """For the logger of absl: orbax narrates every file, and its failures are raised anyway."""
+    """Filters out orbax's records in absl's logger: it logs every file, and raises failures."""
     return "orbax" not in record.pathname
