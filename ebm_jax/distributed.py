@@ -1,8 +1,8 @@
-"""Many processes that run one program: joining them, agreeing, and ending together.
+"""Multi-process runs: joining processes, agreeing on decisions, and stopping together.
 
-Every process runs the same script on the devices of all (`jax.distributed`). The first one
-alone writes reports. When one dies the others end too, after `HEARTBEAT` seconds at the most:
-nothing is mended while a job runs, it starts anew from its last checkpoint.
+Every process runs the same script on the devices of all (`jax.distributed`). Only process 0 writes
+reports. If one process dies, the others end too, within `HEARTBEAT` seconds. A running job is
+never repaired: it is restarted from its last checkpoint.
 """
 
 import os
@@ -19,29 +19,30 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
+HEARTBEAT = 20  # seconds without a heartbeat after which a process counts as dead
 
 
 class JoinError(RuntimeError):
-    """Processes could not be joined; the message is a sentence for people."""
+    """Raised when processes cannot be joined; its message is written for users."""
 
 
 def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> int:
-    """Join the other processes of this job, if it has any; before any computation.
+    """Joins the other processes of this job, if there are any; call it before any computation.
 
-    A job that SLURM or Open MPI started, or one on Cloud TPU, says by itself how many it has;
-    elsewhere all three arguments are needed.
+    Jobs started by SLURM or Open MPI and jobs on Cloud TPU are detected. Elsewhere all three
+    arguments are needed.
 
     Args:
-        coordinator: host:port of the first process.
-        num_processes: how many there are.
-        process_id: which of them this is, from 0.
+        coordinator: host:port of process 0.
+        num_processes: number of processes.
+        process_id: index of this process, from 0.
 
     Returns:
         The number of processes.
 
     Raises:
-        JoinError: if some of the three are missing or do not fit, or the others do not come.
+        JoinError: if some of the three are missing or inconsistent, or the other processes do
+            not connect.
     """
     given = (bool(coordinator), num_processes > 0, process_id >= 0)
     if (any(given) and not all(given)) or (given[2] and process_id >= num_processes):
@@ -64,22 +65,22 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
 
 
 def started_by_a_cluster() -> bool:
-    """Whether the environment tells of other processes of this job, or this is a TPU host."""
+    """Returns True if the environment shows other processes of this job, or on a TPU host."""
     chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     on_tpu = find_spec("libtpu") is not None and bool(chips)
     return num_in_cluster() > 1 or (on_tpu and os.environ.get("JAX_PLATFORMS") != "cpu")
 
 
 def num_in_cluster() -> int:
-    """How many processes SLURM (`srun`) or Open MPI (`mpirun`) say that they started.
+    """Returns the number of processes that SLURM (`srun`) or Open MPI (`mpirun`) started.
 
-    SLURM_NTASKS is no sign of it: a batch script has that too, and is one process.
+    SLURM_NTASKS is not used: a batch script has it too, and is one process.
     """
     return max(_number("SLURM_STEP_NUM_TASKS"), _number("OMPI_COMM_WORLD_SIZE"))
 
 
 def one_sees_its_own_devices() -> bool:
-    """Whether a process may take all GPUs that it sees: it is alone on its host, or sees one."""
+    """Returns True if a process may use all GPUs it sees: it is alone on its host or sees one."""
     alone = _number("SLURM_STEP_NUM_TASKS") == _number("SLURM_STEP_NUM_NODES")
     alone = alone and _number("OMPI_COMM_WORLD_LOCAL_SIZE") == 1
     return alone or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
@@ -92,7 +93,7 @@ def _number(name: str) -> int:
 def _initialize(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    # JAX gives a cluster's process the one GPU of its number on the host; [] restricts nothing
+    # In a cluster JAX gives each process the one GPU of its local index; [] keeps all of them.
     chosen = "JAX_LOCAL_DEVICE_IDS" in os.environ or not one_sees_its_own_devices()
     try:
         jax.distributed.initialize(
@@ -110,35 +111,35 @@ def _initialize(
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes reports; true where it is the only one."""
+    """Returns True in process 0, which writes reports; also True for a single process."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Return when every process has called this with the same name."""
+    """Waits until every process has called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def first_says(answer: bool) -> bool:
-    """The answer of the first process, in every process: for what clocks and disks decide."""
+    """Returns process 0's answer in every process, for decisions that depend on clocks or disks."""
     if jax.process_count() == 1:
         return answer
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
 
-HEEDED = ContextVar("HEEDED", default=False)  # whether this is within `heed_sigterm`
-ASKED = count(1)  # others agree on a number that is to come: none may be left out or come twice
+HEEDED = ContextVar("HEEDED", default=False)  # True within `heed_sigterm`
+ASKED = count(1)  # number of the next sync point: processes must use each number exactly once
 
 
 class Termination:
-    """Whether SIGTERM has come to any process: all learn of it at the same time of asking."""
+    """A flag that is set once any process has received SIGTERM, with one answer for all."""
 
     def __init__(self) -> None:
         self.came = threading.Event()
 
     def asked(self) -> bool:
-        """Whether to stop here; every process asks as often as any other."""
+        """Returns True if the program should stop; all processes must call it equally often."""
         if jax.process_count() == 1:
             return self.came.is_set()
         return multihost_utils.reached_preemption_sync_point(next(ASKED))
@@ -146,10 +147,11 @@ class Termination:
 
 @contextmanager
 def heed_sigterm() -> Iterator[Termination]:
-    """Within it SIGTERM does not kill, and is noted.
+    """Context in which SIGTERM does not kill the process but sets the yielded `Termination`.
 
-    Among several processes JAX notes it from the joining on, and outside of this it has no
-    effect. Only a program's main thread can heed signals: elsewhere SIGTERM keeps its meaning.
+    Among several processes, JAX records SIGTERM from the time of joining on, also outside of this
+    context, where it has no effect. Signals are handled only in the main thread: in other threads
+    SIGTERM keeps its meaning.
     """
     termination, token = Termination(), HEEDED.set(True)
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():

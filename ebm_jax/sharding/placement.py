@@ -1,4 +1,4 @@
-"""Where arrays lie: examples split over devices, parameters whole or in parts."""
+"""Sharding of arrays: examples split over devices, parameters replicated or split."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +15,18 @@ from ebm_jax.sharding.mesh import data_mesh
 
 
 def split(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
-    """Place every array of `tree` with its axis `axis` split over the mesh.
+    """Places every array of `tree` with its axis `axis` split over the mesh.
 
-    Anything with a shape that slices can be taken of may stand for an array: where it is not
-    a `jax.Array`, only the slices of this process' devices are taken.
+    A leaf may be any object with a shape that can be sliced. Unless it is a `jax.Array`, only
+    the slices of this process' devices are read.
+
+    Args:
+        tree: pytree of arrays, or of objects with `shape` and `__getitem__`.
+        mesh: the devices.
+        axis: the axis of the examples.
 
     Raises:
-        ValueError: if the axis' length is not a multiple of the number of devices.
+        ValueError: if the length of the axis is not a multiple of the number of devices.
     """
 
     def place(leaf: Any) -> jax.Array:
@@ -40,7 +45,7 @@ def split(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
 
 
 def split_or_copy(tree: PyTree, mesh: Mesh) -> PyTree:
-    """`split` along the first axis where that divides, a copy on every device where not."""
+    """Splits each array along its first axis if that divides evenly; replicates it otherwise."""
 
     def place(leaf: Any) -> jax.Array:
         divides = len(leaf.shape) and leaf.shape[0] % mesh.size == 0
@@ -50,11 +55,20 @@ def split_or_copy(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def spread(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """`jax.vmap(fn)`, compiled and spread over all devices, for any number of examples.
+    """Returns `jax.vmap(fn)`, compiled and spread over all devices, for any number of examples.
 
-    Every argument is a pytree with the examples on its first axis. Their number is
-    filled up to a multiple of the devices with copies, which are dropped from the
-    result. Among several processes, each gets all results.
+    Every argument is a pytree with the examples on its first axis. If their number is not a
+    multiple of the devices, copies fill it up and are dropped from the result. Among several
+    processes, each gets all results.
+
+    Args:
+        fn: a function of one example.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import sharding
+        >>> sharding.spread(lambda x: x**2)(jnp.arange(5)).tolist()
+        [0, 1, 4, 9, 16]
     """
     compiled = jax.jit(jax.vmap(fn))
 
@@ -77,15 +91,15 @@ def spread(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Place a copy of every array of `tree` on every device of the mesh."""
+    """Places a copy of every array of `tree` on every device of the mesh."""
     return jax.tree.map(lambda leaf: _put(leaf, _everywhere(mesh)), tree)
 
 
 def partition(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """How a parameter of this shape lies on the mesh.
+    """Returns the sharding of a parameter of this shape.
 
-    Its longest axis that "fsdp" divides, the last of equals, is split over it; an array that
-    has none is copied.
+    The longest axis that "fsdp" divides is split over it; among equally long axes, the last one
+    is. An array without such an axis is replicated.
     """
     parts = mesh.shape.get("fsdp", 1)
     axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
@@ -96,15 +110,15 @@ def partition(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def place_parameters(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Place parameters, and whatever has their shapes, as `partition` says."""
+    """Places parameters, and arrays of their shapes, with the sharding of `partition`."""
     return jax.tree.map(lambda leaf: _put(leaf, partition(leaf.shape, mesh)), tree)
 
 
 def gather(params: PyTree, mesh: Mesh) -> PyTree:
-    """Whole parameters on every device, to be computed with under `jax.jit`.
+    """Returns parameters replicated on every device, for computation under `jax.jit` (FSDP).
 
-    What flows back is the gradient of the parts: it is summed over the devices and split
-    again, so that no device keeps a whole one.
+    In the backward pass the gradient is summed over the devices and split again, so no device
+    keeps a whole gradient.
     """
 
     @jax.custom_vjp
@@ -123,7 +137,7 @@ def gather(params: PyTree, mesh: Mesh) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The same arrays, each whole in this process, whatever devices of others held parts."""
+    """Returns the same arrays, each whole in this process, wherever its parts were."""
 
     def whole(leaf: Any) -> jax.Array | np.ndarray:
         here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
@@ -139,7 +153,7 @@ def _everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def _put(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """`jax.device_put`, which does not move keys between processes."""
+    """Applies `jax.device_put`; among processes, where that cannot move keys, a constraint."""
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
     return _constrained(leaf, sharding)
