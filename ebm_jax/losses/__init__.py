@@ -1,11 +1,13 @@
-"""Losses: one example's scalar, from plain functions E(x), s(x, sigma) or D(x, sigma).
+"""Losses for energies E(x), scores s(x, sigma) and denoisers D(x, sigma), one example at a time.
 
-Every loss raises a ValueError, with its own name and the argument's, where a function's
-result has another shape than the formula's, where x is not of floats, and where a number
-is no scalar or is known and out of range. This costs nothing when the program runs.
+Each loss returns a scalar for one example. Batch with `jax.vmap` and take the mean.
 
-The functions see x in its own dtype. The level that they are given, the draws and the loss
-are float32, or float64 where x is, so that a model may compute in bfloat16.
+Every loss raises a ValueError that names the loss and the argument if a function's result has
+the wrong shape, if x is not floating point, or if a number is not a scalar or is concrete and
+out of range. The checks run while tracing and add nothing to the compiled program.
+
+Functions receive x in its own dtype. The noise levels they receive, the random draws and the
+loss are float32, or float64 if x is, so that a model may compute in bfloat16.
 """
 
 from ebm_jax.losses.adversarial import flow_contrastive, reverse_kl
