@@ -1,8 +1,8 @@
-"""The functions that losses are given: checked where they are called, at no cost.
+"""Wrappers that check the functions given to a loss where they are called.
 
-A function sees an example in the example's own dtype; the loss computes with its result in
-float32 or wider. Shapes are those of the results of calls that the loss makes anyway:
-nothing is traced twice, and nothing of a check is left in the compiled program.
+A function receives an example in the example's own dtype; the loss computes with its result in
+float32 or wider. The checks read the shapes of results that the loss needs anyway: nothing is
+traced twice, and no check remains in the compiled program.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ FieldFn = Callable[..., Example]
 
 
 def checked_example(name: str, **examples: Example) -> Example:
-    """Returns one example in the precision to compute in, or raises if it is not of floats."""
+    """Returns one example in the loss's precision; raises a ValueError if it is not of floats."""
     ((argument, x),) = examples.items()
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
@@ -29,20 +29,20 @@ def checked_example(name: str, **examples: Example) -> Example:
 
 
 def checked_level(name: str, x: Example, **levels: float | Scalar) -> Scalar:
-    """Returns one noise level in the precision to compute in, or raises if it is not positive."""
+    """Returns one level in the loss's precision; raises a ValueError if it is not positive."""
     check_positive(name, **levels)
     (level,) = levels.values()
     return level_for(x, level)
 
 
 def checked_field(name: str, call: str, fn: FieldFn, x: Example) -> FieldFn:
-    """Returns a field that checks its result's shape, sees the dtype of `x` and returns wide.
+    """Wraps a field: checks the shape of its result, passes it x's dtype and returns a wide result.
 
     Args:
         name: the loss, for the message.
-        call: how the loss calls it, such as "score_fn(x, sigma)".
-        fn: a function of an example, and perhaps of numbers, with a result of its shape.
-        x: the example as the caller gave it.
+        call: how the loss calls the function, such as "score_fn(x, sigma)".
+        fn: a function of an example, and perhaps of numbers, whose result has the example's shape.
+        x: the example as the caller passed it.
     """
     return checked(name, call, fn, x, x.shape)
 
@@ -50,14 +50,14 @@ def checked_field(name: str, call: str, fn: FieldFn, x: Example) -> FieldFn:
 def checked_energy(
     name: str, call: str, fn: Callable[..., Scalar], x: Example
 ) -> Callable[..., Scalar]:
-    """As `checked_field`, of a function whose result is a scalar."""
+    """`checked_field` for a function whose result is a scalar."""
     return checked(name, call, fn, x, ())
 
 
 def checked(
     name: str, call: str, fn: Callable[..., Array], x: Example, shape: tuple[int, ...]
 ) -> Callable[..., Array]:
-    """As `checked_field`, of a function whose result has this shape."""
+    """`checked_field` for a function whose result has the given shape."""
 
     def with_check(point: Array, *numbers: Scalar) -> Array:
         out = fn(point.astype(x.dtype), *numbers)
