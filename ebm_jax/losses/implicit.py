@@ -1,8 +1,8 @@
-"""Adversarial losses for an implicit generator, x = g(z) + sigma n, whose density is unknown.
+"""VERA: adversarial losses for an implicit generator, whose density is unknown.
 
     q: x = g(z) + sigma n,   z, n ~ N(0, I)
 
-`adversarial` has the saddle point that the energy and the generator share.
+The module `adversarial` states the saddle-point problem that energy and generator share.
 
 References:
     Grathwohl et al., arXiv:2010.04230.
@@ -36,27 +36,27 @@ def vera(
     proposal_scale: float | Scalar | Latent,
     num_proposals: int,
 ) -> Scalar:
-    """A loss of the value E(x) with the gradient of E(x) - H(q), for an implicit generator.
+    """VERA's generator loss: the value E(x) with the gradient of E(x) - H(q).
 
         q: x = g(z) + sigma n,   z, n ~ N(0, I)
         grad -H(q) = E_q[ grad_x log q(x) . dx/dphi ]
 
-    The score of q comes from `implicit_score`, its gradient stopped. With the exact score
-    the gradient would be that of `reverse_kl` with log q's parameters stopped.
+    The score of q is estimated by `implicit_score`, without gradient. With the exact score the
+    gradient would be that of `reverse_kl` with the parameters of log q stopped.
 
     Args:
-        energy_fn: E(x); its parameters are held fixed.
+        energy_fn: E(x); no gradient flows to its parameters.
         generator_fn: g(z), of the shape of x.
         key: PRNG key of the proposals.
-        x: g(z) + sigma n as a differentiable function of the generator's parameters
-            (of sigma too, if it is learned).
-        z: the latent that x came from, a draw of N(0, I).
+        x: g(z) + sigma n, differentiable in the generator's parameters (and in sigma, if it is
+            learned).
+        z: the latent that x was generated from, a draw of N(0, I).
         sigma: the generator's noise level, positive.
         proposal_scale: eta of `implicit_score`.
-        num_proposals: proposals of `implicit_score`.
+        num_proposals: number of proposals of `implicit_score`, at least 1.
 
     Returns:
-        The generator's loss, a scalar. The energy's is `contrastive_divergence` at this x.
+        The generator's loss, a scalar. The energy's loss is `contrastive_divergence` at this x.
 
     Raises:
         ValueError: if `num_proposals` is not positive.
@@ -81,30 +81,39 @@ def implicit_score(
     proposal_scale: float | Scalar | Latent,
     num_proposals: int,
 ) -> Example:
-    """grad log q(x) of the law of g(z) + sigma n, by importance sampling around z.
+    """Estimates grad log q(x) of x = g(z) + sigma n by importance sampling around z.
 
         grad log q(x) = E_{q(z' | x)}[ (g(z') - x) / sigma^2 ]
         z'_i = z + eta n_i,   w_i ~ N(z'_i; 0, I) N(x; g(z'_i), sigma^2 I) / N(n_i; 0, I)
 
-    with weights scaled to sum to one: biased by the inverse of the number of proposals.
-    eta should cover the posterior q(z' | x): as eta -> 0 only z itself is left, and
-    `vera` has the gradient of the entropy of q(x | z) alone, that of d log sigma.
-    `vera_proposal` is a loss that learns it.
+    The weights w_i are normalized to sum to one, which gives a bias of the order of one over the
+    number of proposals. Choose eta large enough to cover the posterior q(z' | x). As eta -> 0 only
+    z itself is left: `vera` then has the entropy gradient of q(x | z), which is only that of
+    d log sigma. `vera_proposal` is a loss for learning eta.
 
     Args:
         generator_fn: g(z), of the shape of x.
         key: PRNG key of the proposals.
         x: one draw of q.
-        z: the latent that x came from.
+        z: the latent that x was generated from.
         sigma: the generator's noise level, positive.
-        proposal_scale: eta, positive, one for all or one for each entry of z.
-        num_proposals: how many z' are weighed, at least 1; 20 in the paper.
+        proposal_scale: eta, positive: one for all entries of z or one for each.
+        num_proposals: number of proposals z', at least 1; 20 in the paper.
 
     Returns:
         The estimate, of the shape of x.
 
     Raises:
         ValueError: if `num_proposals` is not positive.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import losses
+        >>> x, z = jnp.ones(1), jnp.zeros(1)  # g(z) = z and sigma = 1 give q = N(0, 2)
+        >>> score = losses.implicit_score(lambda z: z, jax.random.key(0), x, z, sigma=1.0,
+        ...                               proposal_scale=1.0, num_proposals=100_000)
+        >>> round(float(score[0]), 1)  # -x / 2
+        -0.5
     """
     parts = _checked("implicit_score", generator_fn, x, z, sigma, proposal_scale)
     return _importance_score("implicit_score", key, parts, num_proposals)
@@ -119,23 +128,23 @@ def vera_proposal(
     sigma: float | Scalar,
     proposal_scale: Scalar | Latent,
 ) -> Scalar:
-    """The loss of VERA's proposal scale eta: KL(N(z, eta^2 I) || q(z' | x)) and a constant.
+    """Loss of VERA's proposal scale eta: KL(N(z, eta^2 I) || q(z' | x)) up to a constant.
 
         loss = 1/2 |z'|^2 + |x - g(z')|^2 / (2 sigma^2) - sum log eta,   z' = z + eta n
 
-    For g(z) = A z its mean over q is lowest at eta_k^2 = 1 / (1 + (A^T A)_kk / sigma^2).
+    For g(z) = A z, its mean over q is minimal at eta_k^2 = 1 / (1 + (A^T A)_kk / sigma^2).
 
     Args:
-        generator_fn: g(z), with parameters stopped.
+        generator_fn: g(z), with its parameters stopped.
         key: PRNG key of n.
-        x: one draw of q, its gradient stopped.
-        z: the latent that x came from.
-        sigma: the generator's noise level, positive; stopped too.
-        proposal_scale: eta, positive, one for all or one for each entry of z; learn its
+        x: one draw of q, with its gradient stopped.
+        z: the latent that x was generated from.
+        sigma: the generator's noise level, positive, with its gradient stopped.
+        proposal_scale: eta, positive: one for all entries of z or one for each. Learn its
             logarithm.
 
     Returns:
-        The loss, a scalar, without the constants that eta does not move.
+        The loss, a scalar, without terms that do not depend on eta.
 
     References:
         Grathwohl et al., arXiv:2010.04230.
@@ -147,7 +156,7 @@ def vera_proposal(
 
 
 class _Generator(NamedTuple):
-    """The checked arguments of a loss of an implicit generator, in the precision to compute in."""
+    """The checked arguments of a loss of an implicit generator, in the loss's precision."""
 
     generator_fn: GeneratorFn
     x: Example
@@ -189,6 +198,6 @@ def _importance_score(name: str, key: PRNGKey, parts: _Generator, num_proposals:
 
 
 def _log_joint(parts: _Generator, z: Latent) -> Scalar:
-    """log q(x, z) = log N(z; 0, I) + log N(x; g(z), sigma^2 I), without constants."""
+    """Returns log q(x, z) = log N(z; 0, I) + log N(x; g(z), sigma^2 I), without constants."""
     gap = (parts.x - parts.generator_fn(z)) / parts.sigma
     return -0.5 * jnp.sum(z**2) - 0.5 * jnp.sum(gap**2)

@@ -1,18 +1,19 @@
-"""Noise contrast: an unnormalized density learned by telling data from noise of a known law.
+"""Noise-contrastive estimation (NCE): a density is learned by telling data from noise.
 
-With log p(x) = -E(x) - log Z and noise of normalized density q, the log-ratio of one
+With log p(x) = -E(x) - log Z and noise of known, normalized density q, the log-ratio of one
 point is
 
-    r(x) = log p(x) - log q(x) = -E(x) - log Z - log q(x),
+    r(x) = log p(x) - log q(x) = -E(x) - log Z - log q(x).
 
-and the losses differ in the question that it must answer: is this point data or noise
-(`noise_contrastive`, where log Z is learned as a number of its own), which of these
-points is the data (`ranking_noise_contrastive`), which of a pair came first
-(`conditional_noise_contrastive`); in the last two log Z cancels.
+The losses differ in the classification problem that the log-ratio solves:
 
-Data x and noise y are arguments: the caller draws the noise. Its law must have support
-wherever data lie. Where log q(x) = -inf the question answers itself, and no loss could
-say what E should be there: the loss of such data is NaN, and `check_noise` says which.
+    `noise_contrastive`               is this point data or noise? log Z is learned
+    `ranking_noise_contrastive`       which of these points is the data? log Z cancels
+    `conditional_noise_contrastive`   which point of a pair came first? log Z cancels
+
+The data x and the noise y are arguments: the caller draws the noise. The noise must have
+support wherever there are data. Where log q(x) = -inf the classification is trivial and carries
+no information about E: the loss at such data is NaN, and `check_noise` reports them.
 """
 
 from collections.abc import Callable
@@ -37,24 +38,24 @@ def noise_contrastive(
     x_noise: Float[Array, "nu *d"],
     log_z: float | Scalar,
 ) -> Scalar:
-    """Noise-contrastive estimation: one data point against its nu noise points [1, 2].
+    """Noise-contrastive estimation (NCE) of one data point against nu noise points [1, 2].
 
         loss = softplus(-g(x)) + sum_i softplus(g(y_i)),   g = -E - log_z - log q - log nu
 
-    the logistic loss of "data or noise?" among 1 data point and nu of noise. E and log_z
-    are learned together: the minimum is where exp(-E - log_z) is the density of the data,
-    hence log_z = log int exp(-E(x)) dx, for any nu. A constant in E trades against log_z:
-    fix one of them if you read the other.
+    This is the logistic loss of classifying 1 data point and nu noise points. E and log_z are
+    learned together. At the minimum exp(-E - log_z) is the density of the data, hence
+    log_z = log int exp(-E(x)) dx, for any nu. A constant in E can be traded for log_z: fix one of
+    them if you need the value of the other.
 
-    Its minimum is not zero. For noise of the law of the data it is
-    (1 + nu) log(1 + nu) - nu log nu, that is 2 log 2 for nu = 1; any other noise is told
-    more easily, and the minimum is below that.
+    Its minimum is not zero. If noise and data have the same distribution it is
+    (1 + nu) log(1 + nu) - nu log nu, which is 2 log 2 for nu = 1. Any other noise is easier to
+    tell from data, and the minimum is lower.
 
     Args:
         energy_fn: E(x), a scalar for one example.
-        log_noise_fn: log q(x), normalized: `targets.log_density` of a target, of a flow its
-            method `log_density`.
-        x_data: one example of the data; batch with `jax.vmap`.
+        log_noise_fn: log q(x), normalized: `targets.log_density` of a target, or the method
+            `log_density` of a flow.
+        x_data: one data example; batch with `jax.vmap`.
         x_noise: nu independent draws of q.
         log_z: the current estimate of log Z, a parameter to be learned.
 
@@ -62,12 +63,20 @@ def noise_contrastive(
         The loss, a scalar; NaN if log q is -inf at a point.
 
     Raises:
-        ValueError: if `x_noise` is empty or its points are not of the shape of `x_data`.
+        ValueError: if `x_noise` is empty or its points do not have the shape of `x_data`.
 
     References:
         [1] Gutmann & Hyvarinen, Noise-contrastive estimation, AISTATS 2010.
         [2] Gutmann & Hyvarinen, Noise-contrastive estimation of unnormalized statistical
             models, JMLR 13, 2012.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import losses, targets
+        >>> p = targets.gaussian(jnp.zeros(2), 1.0)
+        >>> x, y, log_q = jnp.ones(2), jnp.zeros((1, 2)), targets.log_density(p)
+        >>> round(float(losses.noise_contrastive(p.energy, log_q, x, y, p.log_z)), 3)  # 2 log 2
+        1.386
     """
     name = "noise_contrastive"
     return logistic_contrast(name, energy_fn, log_noise_fn, x_data, x_noise, log_z)
@@ -94,60 +103,75 @@ def ranking_noise_contrastive(
     x_data: Example,
     x_noise: Float[Array, "nu *d"],
 ) -> Scalar:
-    """Ranking noise-contrastive estimation: which of 1 + nu points is the data [1]?
+    """Ranking noise-contrastive estimation (InfoNCE): which of 1 + nu points is the data [1]?
 
         loss = log sum_{u in x, y_1, ..., y_nu} exp(r(u)) - r(x),   r = -E - log q
 
-    the cross-entropy of a softmax; with r a free critic it is InfoNCE [2]. Any log Z
-    cancels, so E is learned up to a constant. For an unconditional law the minimum is at
-    the law of the data for every nu. It is log(1 + nu) for noise of the law of the data,
-    and below that for any other.
+    This is the cross-entropy of a softmax; with r a free critic it is InfoNCE [2]. log Z cancels,
+    so E is learned up to a constant. For an unconditional model the minimizer is the distribution
+    of the data for every nu. The minimum is log(1 + nu) if noise and data have the same
+    distribution, and lower for any other noise.
 
     Args:
         energy_fn: E(x), a scalar for one example.
         log_noise_fn: log q(x); its constant cancels too.
-        x_data: one example of the data; batch with `jax.vmap`.
+        x_data: one data example; batch with `jax.vmap`.
         x_noise: nu independent draws of q.
 
     Returns:
         The loss, a scalar; NaN if log q is -inf at a point.
 
     Raises:
-        ValueError: if `x_noise` is empty or its points are not of the shape of `x_data`.
+        ValueError: if `x_noise` is empty or its points do not have the shape of `x_data`.
 
     References:
         [1] Ma & Collins, arXiv:1809.01812.
         [2] van den Oord, Li & Vinyals, arXiv:1807.03748.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import losses, targets
+        >>> p = targets.gaussian(jnp.zeros(2), 1.0)
+        >>> x, y, log_q = jnp.ones(2), jnp.zeros((3, 2)), targets.log_density(p)
+        >>> round(float(losses.ranking_noise_contrastive(p.energy, log_q, x, y)), 3)  # log 4
+        1.386
     """
     data, noise = _log_ratios("ranking_noise_contrastive", energy_fn, log_noise_fn, x_data, x_noise)
     return jax.nn.logsumexp(jnp.append(noise, data)) - data
 
 
 def conditional_noise_contrastive(energy_fn: EnergyFn, x_data: Example, x_noise: Example) -> Scalar:
-    """Conditional noise-contrastive estimation: which of a pair came first [1]?
+    """Conditional noise-contrastive estimation: which point of a pair came first [1]?
 
         loss = softplus(E(x) - E(y)),   y ~ q(y | x) with q(y | x) = q(x | y)
 
-    for instance y = x + sigma n, n ~ N(0, I): no density of the noise is needed, and log Z
-    cancels. The loss is half the objective of [1]. It is log 2 for a constant energy, and
-    its minimum at the law of the data is below that. As sigma -> 0 it becomes score
-    matching:
+    For instance y = x + sigma n, n ~ N(0, I). The density of the noise is not needed, and log Z
+    cancels. The loss is half the objective of [1]. It is log 2 for a constant energy; its minimum,
+    at the distribution of the data, is lower. As sigma -> 0 it becomes score matching:
 
         E[loss] = log 2 + sigma^2 / 4 * E[1/2 |s(x)|^2 + div s(x)] + O(sigma^4),  s = -grad E.
 
-    There the signal is of order sigma^2 and its noise of order sigma: mean over
-    y = x + sigma n and y = x - sigma n, which cancels that order.
+    There the signal is of order sigma^2 and its noise of order sigma. Average over
+    y = x + sigma n and y = x - sigma n, which cancels the noise of that order.
 
     Args:
         energy_fn: E(x), a scalar for one example.
-        x_data: one example x of the data; batch with `jax.vmap`.
-        x_noise: one y, drawn given x by a symmetric law. For several, take the mean.
+        x_data: one data example x; batch with `jax.vmap`.
+        x_noise: one y, drawn given x from a symmetric distribution. For several, take the mean.
 
     Returns:
         The loss, a scalar.
 
     References:
         [1] Ceylan & Gutmann, arXiv:1806.03664.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import losses
+        >>> flat = lambda x: 0.0 * jnp.sum(x)
+        >>> x, y = jnp.ones(2), jnp.zeros(2)
+        >>> round(float(losses.conditional_noise_contrastive(flat, x, y)), 3)  # log 2
+        0.693
     """
     name = "conditional_noise_contrastive"
     check_shape(name, "x_noise", x_noise, x_data.shape)
@@ -157,14 +181,14 @@ def conditional_noise_contrastive(energy_fn: EnergyFn, x_data: Example, x_noise:
 
 
 def check_noise(log_noise_fn: LogDensityFn, x_data: Float[Array, "n *d"]) -> None:
-    """Raise unless a noise law has support at every example; for the door, outside jit.
+    """Raises a ValueError unless the noise has support at every example. Call it outside jit.
 
     Args:
         log_noise_fn: log q(x) of one example.
-        x_data: n examples of the data.
+        x_data: n data examples.
 
     Raises:
-        ValueError: if log q is not finite somewhere; it counts the examples.
+        ValueError: if log q is not finite at some examples; the message counts them.
     """
     log_q = checked_energy("check_noise", "log_noise_fn(x)", log_noise_fn, x_data)
     points = checked_example("check_noise", x_data=x_data)
@@ -184,7 +208,7 @@ def _log_ratios(
     x_data: Example,
     x_noise: Array,
 ) -> tuple[Scalar, Float[Array, " nu"]]:
-    """-E - log q at data and noise; NaN, not infinity, where q has no support."""
+    """Returns -E - log q at data and noise; NaN, not infinity, where q has no support."""
     if x_noise.shape[:1] == (0,) or x_noise.shape[1:] != x_data.shape:
         expected = "(" + ", ".join(map(str, ("nu", *x_data.shape))) + ")"
         raise ValueError(
