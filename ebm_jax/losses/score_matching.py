@@ -1,15 +1,15 @@
-"""Score matching: losses whose minimum is the score of the data.
+"""Score matching: losses whose minimizer is the score of the data.
 
-All are the Fisher divergence between the model's score s and the data's s*, less a
-constant that does not depend on the model, in a form that needs no s*:
+Each is the Fisher divergence between the model's score s and the data's score s*, minus a
+constant that does not depend on the model, in a form that does not need s*:
 
     1/2 E|s - s*|^2 = E[ 1/2 |s|^2 + div s ] + 1/2 E|s*|^2
 
-by parts, for densities that vanish at infinity. A score is any field of the shape of x:
-a network's own, or `calculus.score_from_energy` of an energy, for which div s = -lap E.
-Each returns one example's scalar, summed over dimensions; take the mean of a `jax.vmap`
-for a training objective. A network of piecewise-linear activations (relu) has no second
-derivatives: use a smooth one, or denoising.
+by integration by parts, for densities that vanish at infinity. The score may be any field of
+the shape of x: a network, or `calculus.score_from_energy` of an energy, for which
+div s = -lap E. Each loss returns a scalar for one example, summed over dimensions; take the
+mean of a `jax.vmap` for a training objective. A network with piecewise-linear activations
+(relu) has no second derivatives: use a smooth activation, or denoising score matching.
 """
 
 from collections.abc import Callable
@@ -24,17 +24,26 @@ from ebm_jax.types import Example, NoisyScoreFn, PRNGKey, Scalar, ScoreFn
 
 
 def fisher_divergence(score_fn: ScoreFn, true_score_fn: ScoreFn, x: Example) -> Scalar:
-    """Half the squared distance between two scores at one example of the data.
+    """Fisher divergence at one data example: half the squared distance between two scores.
 
         loss = 1/2 | s(x) - s*(x) |^2
 
-    Zero where they agree. What the other losses of this file estimate, up to a constant,
-    without s*; for N(m, s^2 I) seen by the score of N(m + e, s^2 I) it is |e|^2 / (2 s^4).
+    The other losses of this module estimate its mean up to a constant, without s*. For data
+    N(m, s^2 I) and the score of N(m + e, s^2 I) it is |e|^2 / (2 s^4).
 
     Args:
         score_fn: s(x), the model's score, of the shape of x.
-        true_score_fn: s*(x), the data's.
-        x: one example of the data, of any shape; batch with `jax.vmap`.
+        true_score_fn: s*(x), the data's score.
+        x: one data example, of any shape; batch with `jax.vmap`.
+
+    Returns:
+        The divergence, a scalar, zero where the scores agree.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import losses
+        >>> float(losses.fisher_divergence(lambda x: 1 - x, lambda x: -x, jnp.zeros(2)))
+        1.0
     """
     name, at = "fisher_divergence", checked_example("fisher_divergence", x=x)
     score = checked_field(name, "score_fn(x)", score_fn, x)(at)
@@ -48,18 +57,27 @@ def exact_score_matching(score_fn: ScoreFn, x: Example, *, chunk_size: int = 64)
 
         loss = 1/2 |s(x)|^2 + div s(x)
 
-    Its mean is the `fisher_divergence` less 1/2 E|s*|^2: for data N(m, s^2 I) the minimum
-    is -d / (2 s^2). It costs d directional derivatives; for the energy of an MLP
+    Its mean is the mean `fisher_divergence` minus 1/2 E|s*|^2; for data N(m, s^2 I) the minimum is
+    -d / (2 s^2). It costs d directional derivatives. For the energy of an MLP,
     `exact_score_matching_from_laplacian` is several times faster.
 
     Args:
         score_fn: s(x), of the shape of x and differentiable.
         x: one example, of any shape with d entries; batch with `jax.vmap`.
-        chunk_size: directions at once, as in `calculus.divergence`.
+        chunk_size: number of directions at once, as in `calculus.divergence`.
+
+    Returns:
+        The loss, a scalar.
 
     References:
         Hyvarinen, Estimation of non-normalized statistical models by score matching,
         JMLR 2005.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import losses
+        >>> float(losses.exact_score_matching(lambda x: -x, jnp.ones(3)))  # 3/2 - 3
+        -1.5
     """
     name, at = "exact_score_matching", checked_example("exact_score_matching", x=x)
     check_count(name, chunk_size=chunk_size)
@@ -70,7 +88,7 @@ def exact_score_matching(score_fn: ScoreFn, x: Example, *, chunk_size: int = 64)
 def exact_score_matching_from_laplacian(
     gradient_and_laplacian: Callable[[Example], tuple[Example, Scalar]], x: Example
 ) -> Scalar:
-    """`exact_score_matching` of an energy that knows its own derivatives.
+    """`exact_score_matching` for an energy that computes its own derivatives.
 
         loss = 1/2 |grad E(x)|^2 - lap E(x)
 
@@ -78,6 +96,9 @@ def exact_score_matching_from_laplacian(
         gradient_and_laplacian: x -> (grad E(x), lap E(x)), such as
             `partial(net.apply, params, method="gradient_and_laplacian")` of `EnergyMLP`.
         x: one example, of any shape; batch with `jax.vmap`.
+
+    Returns:
+        The loss, a scalar.
     """
     name = "exact_score_matching_from_laplacian"
     checked_example(name, x=x)
@@ -90,7 +111,7 @@ def exact_score_matching_from_laplacian(
 def denoising_score_matching(
     score_fn: NoisyScoreFn, key: PRNGKey, x: Example, sigma: Scalar
 ) -> Scalar:
-    """Denoising score matching at one noise level, for one example.
+    """Denoising score matching (DSM) at one noise level, for one example.
 
         loss = 1/2 || sigma * s(x + sigma * n, sigma) + n ||^2,   n ~ N(0, I)
 
@@ -112,6 +133,18 @@ def denoising_score_matching(
         [1] Vincent, A connection between score matching and denoising
             autoencoders, Neural Computation 2011.
         [2] Song & Ermon, arXiv:1907.05600.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import losses
+        >>> score_fn = lambda y, sigma: -y / (1 + sigma**2)  # exact for data N(0, 1)
+        >>> def loss(key):
+        ...     key_data, key_noise = jax.random.split(key)
+        ...     x = jax.random.normal(key_data, (1,))
+        ...     return losses.denoising_score_matching(score_fn, key_noise, x, jnp.float32(1.0))
+        >>> keys = jax.random.split(jax.random.key(0), 100_000)
+        >>> round(float(jax.vmap(loss)(keys).mean()), 2)  # d/2 * s^2 / (s^2 + sigma^2)
+        0.25
     """
     name = "denoising_score_matching"
     clean, sigma = checked_example(name, x=x), checked_level(name, x, sigma=sigma)
@@ -124,32 +157,35 @@ def denoising_score_matching(
 def controlled_denoising_score_matching(
     score_fn: NoisyScoreFn, key: PRNGKey, x: Example, sigma: Scalar
 ) -> Scalar:
-    """`denoising_score_matching` over sigma^2 with two control variates, for small sigma.
+    """Denoising score matching over sigma^2 with two control variates, for small sigma.
 
         loss = 1/2 |s(x + sigma n)|^2 + (s(x + sigma n) - s(x)) . n / sigma
 
-    with s = s(., sigma) and n ~ N(0, I). The square of plain denoising, over sigma^2, is
-    1/2 |s(x + sigma n)|^2 + s(x + sigma n) . n / sigma + |n|^2 / (2 sigma^2), and two
-    terms are taken from it whose expectations are known and free of the model's
-    parameters: s(x) . n / sigma, zero, and |n|^2 / (2 sigma^2), d / (2 sigma^2). So
+    with s = s(., sigma) and n ~ N(0, I). The square of `denoising_score_matching` over sigma^2 is
+    1/2 |s(x + sigma n)|^2 + s(x + sigma n) . n / sigma + |n|^2 / (2 sigma^2). Two terms with known
+    expectations that do not depend on the model are subtracted from it: s(x) . n / sigma, with
+    mean 0, and |n|^2 / (2 sigma^2), with mean d / (2 sigma^2). Hence
 
         E[loss] = (E[denoising] - d/2) / sigma^2 = E[ 1/2 |s|^2 + div s ] at x + sigma n,
 
-    exact score matching of the smoothed data. Where the gradient of plain denoising has
-    a variance of order 1 / sigma^2, this one's stays bounded: for sigma -> 0 the loss
-    tends to 1/2 |s(x)|^2 + n . (ds/dx) n, variance-reduced sliced score matching with a
-    Gaussian slice. For data N(m, s^2 I) its minimum is -d / (2 (s^2 + sigma^2)).
+    which is exact score matching of the smoothed data. The gradient of plain denoising has a
+    variance of order 1 / sigma^2; here it stays bounded. As sigma -> 0 the loss tends to
+    1/2 |s(x)|^2 + n . (ds/dx) n: variance-reduced sliced score matching with a Gaussian slice. For
+    data N(m, s^2 I) its minimum is -d / (2 (s^2 + sigma^2)).
 
-    In float32 the difference of scores loses about 1e-7 |s| / sigma to round-off: below
-    sigma = 1e-4 times the scale of the data take sliced score matching itself.
+    In float32 the difference of scores has a round-off error of about 1e-7 |s| / sigma. For sigma
+    below 1e-4 times the scale of the data, use sliced score matching itself.
 
     Args:
-        score_fn: s(x, sigma), returning an array of the shape of `x`; differentiable in x
-            for the limit to hold, though no derivative is taken.
+        score_fn: s(x, sigma), returning an array of the shape of `x`. No derivative is taken, but
+            the limit requires s to be differentiable in x.
         key: PRNG key for the one draw of n.
-        x: one clean example, of any shape; batch with `jax.vmap`. s sees float32 points at
-            least, also near an x in bfloat16, where their difference would be round-off.
+        x: one clean example, of any shape; batch with `jax.vmap`. s receives points in float32 or
+            wider even if x is bfloat16, in which their difference would be round-off.
         sigma: noise level, positive, in the units of `x`.
+
+    Returns:
+        The loss, a scalar.
 
     References:
         Wang et al., arXiv:2002.07501; Song & Kingma, arXiv:2101.03288, section 3.
