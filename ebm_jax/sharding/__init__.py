@@ -1,14 +1,14 @@
-"""Placement: the only package that names a device.
+"""Placement of arrays on devices; no other package names a device.
 
-A mesh has an axis "data" and may have an axis "fsdp". Batches, chains and replay buffers are
-split over both, so that every device works on examples of its own. Parameters, their average
-and the optimizer's state are copied along "data" and split along "fsdp", each array along its
-longest axis that divides: at rest a device holds a part of them, and `gather` brings an array
-together where a loss wants it (ZeRO stage 3, arXiv:1910.02054). The program is the same on any
-mesh, and so are its numbers, to round-off.
+A mesh has an axis "data" and may have an axis "fsdp". Batches, chains and replay buffers are split
+over both, so that every device works on its own examples. Parameters, their moving average and the
+optimizer's state are replicated along "data" and split along "fsdp", each array along its longest
+axis that divides evenly. Between uses a device holds only a part of them; `gather` assembles an
+array where a loss needs it (FSDP, or ZeRO stage 3, arXiv:1910.02054). The program is the same on
+any mesh, and so are its results, up to round-off.
 
 `use_mesh` sets JAX's own context mesh (`jax.set_mesh`), which `data_mesh` then returns. Without
-one, `data_mesh` takes the devices at hand.
+one, `data_mesh` uses the available devices.
 """
 
 from jax.sharding import Mesh

@@ -1,4 +1,4 @@
-"""Devices, meshes of them, and the memory that they have."""
+"""Devices, meshes, and the memory of devices."""
 
 import math
 import os
@@ -8,14 +8,17 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp")
-MOST_SIMULATED = 1024  # devices of one process: each has threads of its own
+MOST_SIMULATED = 1024  # devices per process: each has threads of its own
 
 
 def use_all_cores(num_devices: int | None = None) -> None:
-    """Simulate devices on CPU, one a core by default, so that a run on CPU uses every core.
+    """Simulates devices on CPU, one per core by default, so that a CPU run uses every core.
 
-    Call it before the first computation. It changes nothing where there is an
-    accelerator, nor where `JAX_NUM_CPU_DEVICES` or an earlier setting chose a number.
+    Call it before the first computation. It has no effect on accelerators, or if
+    `JAX_NUM_CPU_DEVICES` or an earlier setting chose a number.
+
+    Args:
+        num_devices: number of devices; by default, the number of cores.
 
     Raises:
         ValueError: for more than 1,024, which a process cannot simulate.
@@ -31,10 +34,15 @@ def use_all_cores(num_devices: int | None = None) -> None:
 
 
 def mesh_shape(text: str) -> dict[str, int]:
-    """Devices by axis of a text such as "data=4,fsdp=2".
+    """Parses the shape of a mesh, such as "data=4,fsdp=2": devices by axis.
 
     Raises:
         ValueError: for anything else.
+
+    Examples:
+        >>> from ebm_jax import sharding
+        >>> sharding.mesh_shape("fsdp=2")
+        {'data': 1, 'fsdp': 2}
     """
     pairs = [part.strip().partition("=") for part in text.split(",")]
     shape = {name: int(count) for name, _, count in pairs if count.isdecimal() and int(count)}
@@ -47,15 +55,18 @@ def mesh_shape(text: str) -> dict[str, int]:
 
 
 def size(shape: dict[str, int]) -> int:
-    """The number of devices of a mesh of this shape."""
+    """Returns the number of devices of a mesh of this shape."""
     return math.prod(shape.values())
 
 
 def make_mesh(shape: dict[str, int]) -> Mesh:
-    """A mesh of the first devices, so many by axis; of all processes, if it takes all devices.
+    """Returns a mesh of the first devices, across processes if it takes all devices.
+
+    Args:
+        shape: number of devices by axis, as from `mesh_shape`.
 
     Raises:
-        ValueError: if there are not so many devices.
+        ValueError: if there are fewer devices.
     """
     count, devices = size(shape), jax.devices()
     if count > len(devices):
@@ -67,13 +78,13 @@ def make_mesh(shape: dict[str, int]) -> Mesh:
 
 
 def use_mesh(shape: dict[str, int] | None = None) -> None:
-    """Make a mesh over all devices of all processes the context mesh of what follows.
+    """Makes a mesh over all devices of all processes the context mesh of later code.
 
     Args:
-        shape: devices by axis, as of `mesh_shape`; by default all devices are "data".
+        shape: number of devices by axis, as from `mesh_shape`; by default all are "data".
 
     Raises:
-        ValueError: if its devices are not as many as there are.
+        ValueError: if its size is not the number of devices.
     """
     count = jax.device_count()
     shape = shape or {"data": count}
@@ -86,10 +97,14 @@ def use_mesh(shape: dict[str, int] | None = None) -> None:
 
 
 def data_mesh(batch_size: int | None = None) -> Mesh:
-    """The context mesh; without one, the devices at hand, or the most that divide `batch_size`.
+    """Returns the context mesh; without one, a mesh of the available devices.
+
+    Args:
+        batch_size: without a context mesh, the mesh has the largest number of devices that
+            divides it; None for all devices.
 
     Raises:
-        ValueError: if the context mesh has devices that do not divide `batch_size`.
+        ValueError: if `batch_size` is not a multiple of the context mesh's devices.
     """
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
@@ -105,12 +120,12 @@ def data_mesh(batch_size: int | None = None) -> Mesh:
 
 
 class MemoryPlan(NamedTuple):
-    """What a compiled program takes of one device's memory, in bytes.
+    """The memory that a compiled program needs on one device, in bytes.
 
     Attributes:
-        arguments: what lies there before it runs: state and batch.
-        peak: the most that it has at once, arguments included.
-        available: what the device has; of a simulated one its share of this machine's.
+        arguments: memory of its arguments, such as state and batch.
+        peak: peak memory, including the arguments.
+        available: memory of the device; for a simulated one, its share of the machine's.
     """
 
     arguments: int
@@ -119,7 +134,7 @@ class MemoryPlan(NamedTuple):
 
 
 def memory_plan(compiled: jax.stages.Compiled) -> MemoryPlan:
-    """What `compiled` will take, by the compiler's account."""
+    """Returns the memory that `compiled` will need, as the compiler reports it."""
     found: Any = compiled.memory_analysis()
     given, made = found.argument_size_in_bytes, found.output_size_in_bytes
     peak = given + made - found.alias_size_in_bytes + found.temp_size_in_bytes
