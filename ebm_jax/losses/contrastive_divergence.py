@@ -39,7 +39,7 @@ def contrastive_divergence(energy_fn: EnergyFn, x_data: Example, x_model: Exampl
 
     No gradient flows through `x_model`. If x_model ~ p, the mean gradient in the parameters of E
     is that of -log p. The value does not indicate convergence: its mean is 0 at the optimum, but
-    also whenever the chains keep up with the energy, however far the model is from the data.
+    also, for instance, for a constant energy, however far the model is from the data.
 
     Args:
         energy_fn: E(x), a scalar for one example.
