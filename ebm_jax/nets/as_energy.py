@@ -50,7 +50,7 @@ class ScalarEnergy(nn.Module):
         >>> import jax, jax.numpy as jnp
         >>> from ebm_jax import nets
         >>> net, x, level = nets.ScalarEnergy(nets.ScoreMLP()), jnp.ones(2), jnp.float32(0.0)
-        >>> net.apply(net.init(jax.random.key(0), x, level), x, level).shape
+        >>> jax.eval_shape(net.init_with_output, jax.random.key(0), x, level)[0].shape
         ()
     """
 
