@@ -285,7 +285,13 @@ def report(
                 axis.set_title(name, fontsize=7)
     head = ("loss", "kind", *FIGURES, "seconds", "goal", "why not")
     sections = {
-        "Densities": page.picture(run, "densities", figure, "Of the first seed, all on one scale.")
+        "Densities": page.picture(
+            run,
+            "densities",
+            figure,
+            "The densities that each loss learned, a row per data distribution.",
+            "Densities of the first seed, all on one scale.",
+        )
     }
     for law in data:
         mine = sorted((r for r in rows if r["data"] == law), key=lambda r: float(r["KL"]))

@@ -142,7 +142,7 @@ def main(
 
         results |= judge_images(samples, images, held_out, seed, labels)
     path = partial(recipe.sampler.path, denoise_fn, like=jnp.zeros(shape))
-    from ebm_jax.runs.page import image_report
+    from ebm_jax.runs.image_page import image_report
 
     image_report(
         run,
@@ -151,6 +151,7 @@ def main(
         f"sampled by {len(visited)} ancestral steps.",
         samples,
         draw_paths(path, seed + 1),
+        images.pixels,
         held_out.pixels,
         results,
         names,

@@ -231,25 +231,34 @@ def report(
     run: Run, model: Model, task: Task, samples: np.ndarray, results: dict[str, float]
 ) -> None:
     """Writes the page: panels of the plane or pairs of columns, metrics and training curves."""
-    from ebm_jax.runs import page, scatter
+    from ebm_jax.runs import charts, page, scatter
 
+    energies = lambda x: np.asarray(jax.jit(jax.vmap(model.energy))(x))  # noqa: E731
     if len(task.names) == 2:
         energy_fn = model._replace(center=None, scale=None).energy
         points = (task.inside(x) for x in (task.held_out, samples))
         figure = scatter.planar_panels(energy_fn, *points, half_width=HALF_WIDTH)
         units = "" if model.scale is None else " In standardized units."
+        alt = "Held-out data, samples, the energy and its score field, side by side."
         caption = f"Held-out data, and the model.{units}"
     else:
         figure = scatter.pair_plots(task.held_out, samples, task.names)
+        alt = f"Scatter plots of pairs of columns, and their histograms: {', '.join(task.names)}."
         caption = "Held-out data (orange, below) and samples (blue, above), at most five columns."
     sections = {
-        "Data and samples": page.picture(run, "panels", figure, caption),
-        "Metrics": page.table(results),
-        "Training": page.picture(run, "training", page.curves(run), "Means over a compiled call."),
+        "Data and samples": page.picture(run, "panels", figure, alt, caption),
+        "Energies": charts.histograms(
+            {"held-out data": energies(task.held_out), "samples": energies(samples)},
+            x="energy",
+            caption="Energies of data and of samples. Samples of the model that was learned from "
+            "these data have the same histogram.",
+        ),
+        "Results": page.results_table(results),
+        "Training": charts.curves(run),
     }
     name = LOSSES[run.config["loss"]]
     lead = f"An energy for {run.config['data']}, trained by this loss: {name}."
-    page.write_report(run, "An energy of points", lead, sections)
+    page.write_report(run, "An energy of points", lead, sections, results)
 
 
 if __name__ == "__main__":

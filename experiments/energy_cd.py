@@ -145,7 +145,9 @@ def main(
         besides = {"samples of the model": samples, "training images": trained_on}
         results |= separations(model.energy, inside, others | besides)
         strip, denoised = denoise(chains, model.energy, x, x_held, noise_level, seed)
-    report(run, to_uint8(samples), held_out.pixels, others, strip, results | denoised)
+        shown = {"held-out images": inside, "samples": samples, "noise": others["uniform noise"]}
+        energies = {name: np.asarray(spread(model.energy)(x)) for name, x in shown.items()}
+    report(run, to_uint8(samples), held_out.pixels, others, strip, energies, results | denoised)
     run.finish(results | denoised)
 
 
@@ -250,14 +252,16 @@ def report(
     held_out: Pixels,
     others: dict[str, np.ndarray],
     strip: np.ndarray,
+    energies: dict[str, np.ndarray],
     results: dict[str, float],
 ) -> None:
     """Writes the page: samples beside held-out images, denoising, other images, and health."""
-    from ebm_jax.runs import page
+    from ebm_jax.runs import charts, page
+    from ebm_jax.runs.image_page import samples_beside
 
     rejected = np.concatenate([to_uint8(images[:16]) for images in others.values()])
     sections = {
-        "Samples, and held-out images": page.samples_beside(
+        "Samples, and held-out images": samples_beside(
             run,
             samples,
             held_out,
@@ -268,44 +272,52 @@ def report(
             run,
             "denoising",
             page.image_grid(strip, 16),
+            "Three rows of 16 images: clean, noisy, denoised.",
             "Held-out images, with noise, and after descent on the energy.",
         ),
         "What is no such image": page.picture(
-            run, "others", page.image_grid(rejected, 16), f"Rows: {', '.join(others)}."
-        ),
-        "Figures": page.table(results),
-        "Health": page.picture(
             run,
-            "health",
-            health_curves(run, page.Figure),
-            "Means over a compiled call. The loss itself is no sign of convergence.",
+            "others",
+            page.image_grid(rejected, 16),
+            "Rows of 16 images of other kinds.",
+            f"Rows: {', '.join(others)}.",
         ),
+        "Energies": charts.histograms(
+            energies,
+            x="energy",
+            caption="Energies of held-out images with the noise of training, of samples, and of "
+            "uniform noise.",
+        ),
+        "Results": page.results_table(results),
+        "Health": health_curves(run),
     }
     lead = (
         "A convolutional energy falls at data and rises at the ends of Langevin chains, which go "
         "on from step to step. It is judged by samples from fresh noise, by denoising, and by "
         "telling held-out images from others."
     )
-    page.write_report(run, "Persistent contrastive divergence", lead, sections)
+    page.write_report(run, "Persistent contrastive divergence", lead, sections, results)
 
 
-def health_curves(run: Run, figure_class: Any) -> Any:
-    """What tells how the chains fare, against the step, from metrics.csv."""
-    rows = [row for row in run.rows() if "energy_gap" in row]  # some may be lost
-    steps = [int(row["step"]) for row in rows]
-    figure = figure_class(figsize=(9, 4.4), layout="constrained")
+def health_curves(run: Run) -> str:
+    """Returns charts of how the chains fare as training goes on, from metrics.csv."""
+    from ebm_jax.runs import charts, page
+
     names = {
         "energy_gap": "energy gap, samples - data",
         "energy_size": "mean |E|",
         "gradient_norm": "mean |grad E| at samples",
-        "saturation": "entries at the walls",
+        "saturation": "share of pixels at -1 or 1",
         "age": "age of a chain, visits",
-        "grad_norm": "gradient in the parameters",
+        "grad_norm": "gradient norm of the parameters",
     }
-    for axes, (name, title) in zip(figure.subplots(2, 3).flat, names.items(), strict=True):
-        axes.plot(steps, [float(row[name]) for row in rows], color="#225588", lw=1.2)
-        axes.set(xlabel="step", title=title)
-    return figure
+    parts = [
+        charts.lines({title: charts.column(run.rows(), name)}, x="step", y=title,
+                     alt=f"A line of the {title} against the training step.")
+        for name, title in names.items()
+    ]  # fmt: skip
+    caption = "<p>The loss itself is no sign of convergence; these are.</p>"
+    return caption + page.beside(*parts)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ def report(run: Run, shown: dict[str, np.ndarray], results: dict[str, float]) ->
 
     sections = {
         name.capitalize(): page.picture(run, name.replace(" ", "_").replace(",", ""),
-                                        page.image_grid(images, SHOWN), name)
+                                        page.image_grid(images, SHOWN),
+                                        f"Images: {name}.", name)
         for name, images in shown.items()
     }  # fmt: skip
     sections["Root mean square errors, pixels in [-1, 1]"] = page.table(results)

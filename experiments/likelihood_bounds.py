@@ -138,7 +138,7 @@ def bound_bits(denoise_fn: DenoiseFn, num_levels: int) -> Measure:
 
 def report(run: Run, figures: dict[str, tuple[float, float]]) -> None:
     """Writes the page: the bound against its number of levels, and a table."""
-    from ebm_jax.runs import page
+    from ebm_jax.runs import charts, page
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
@@ -156,9 +156,15 @@ def report(run: Run, figures: dict[str, tuple[float, float]]) -> None:
     axes.legend(frameon=False)
     rows = [[name, f"{mean:.3f}", f"{error:.3f}"] for name, (mean, error) in figures.items()]
     sections = {
-        "Bound and flow": page.picture(run, "bound", figure, "Bars and band: 2 standard errors."),
+        "Bound and flow": page.picture(
+            run,
+            "bound",
+            figure,
+            "Bits per dimension of the bound against its number of levels, and those of the flow.",
+            "Bars and band: 2 standard errors.",
+        ),
         "Bits per dimension": page.wide_table(["measure", "mean", "standard error"], rows),
-        "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
+        "Training": charts.curves(run),
     }
     lead = (
         "The density of images under one denoiser, by its probability flow and by variational "

@@ -229,7 +229,12 @@ def report(run: Run, rows: list[dict[str, Any]], results: dict[str, float]) -> N
     cells = [[v if isinstance(v, str) else f"{v:.4g}" for v in row.values()] for row in rows]
     sections = {
         "Mixing": page.picture(
-            run, "mixing", figure, "Dotted: the exponent of theory, through the last point."
+            run,
+            "mixing",
+            figure,
+            "Two plots against the dimension, a line per sampler: the cost of a nat, and the "
+            "effective samples per second.",
+            "Dotted: the exponent of theory, through the last point.",
         ),
         "Exponents": page.table(results),
         "Measurements": page.wide_table(head, cells),

@@ -158,7 +158,13 @@ def report(
         axis.set(title=name, xlabel=f"left {left:.2f}, right {1 - left:.2f}", aspect="equal")
     head = ("sampler", "left mode", "standard error", f"error against {weight}", "seconds")
     sections = {
-        "Samples": page.picture(run, "samples", figure, "The first 2,000 samples of each."),
+        "Samples": page.picture(
+            run,
+            "samples",
+            figure,
+            "Scatter plots of the samples of each method.",
+            "The first 2,000 samples of each.",
+        ),
         "Weights": page.wide_table(head, rows),
     }
     lead = (

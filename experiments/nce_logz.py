@@ -208,7 +208,7 @@ def standard_errors(
 
 def report(run: Run, target: Target, learned: ByCase, expected: ByCase) -> dict[str, float]:
     """Writes the page: error against nu beside the theory, and all means; returns the errors."""
-    from ebm_jax.runs import page
+    from ebm_jax.runs import charts, page
 
     nus, rows, results = np.array(run.config["nus"]), [], {}
     figure = page.Figure(figsize=(8, 3.2), layout="constrained")
@@ -240,9 +240,15 @@ def report(run: Run, target: Target, learned: ByCase, expected: ByCase) -> dict[
         "Dotted: maximum likelihood, the limit of much noise."
     )
     sections = {
-        "Error against noise": page.picture(run, "error", figure, caption),
+        "Error against noise": page.picture(
+            run,
+            "error",
+            figure,
+            "Standard errors of log Z against the ratio of noise to data, beside theory.",
+            caption,
+        ),
         "Figures": page.wide_table(head, rows),
-        "The flow": page.picture(run, "training", page.curves(run), "Its training."),
+        "The flow": charts.curves(run),
     }
     lead = f"Noise-contrastive estimation on {run.config['data']}: log Z is {target.log_z:.4f}."
     page.write_report(run, "Learned log Z against the truth", lead, sections)

@@ -111,7 +111,7 @@ def main(
 
         results |= judge_images(samples, images, held_out, seed)
     path = partial(recipe.sampler.path, model.denoiser(), like=jnp.zeros(shape))
-    from ebm_jax.runs.page import image_report
+    from ebm_jax.runs.image_page import image_report
 
     image_report(
         run,
@@ -120,6 +120,7 @@ def main(
         f"sampled by annealed Langevin dynamics of {steps_per_level} steps at each.",
         samples,
         draw_paths(path, seed + 1),
+        images.pixels,
         held_out.pixels,
         results,
     )

@@ -89,11 +89,12 @@ def main(
 
 def report(run: Run, recipe: DiffusionRecipe, samples: np.ndarray, held_out: Pixels) -> None:
     """Writes the page: samples beside held-out images, and training curves."""
-    from ebm_jax.runs import page
+    from ebm_jax.runs import charts, page
+    from ebm_jax.runs.image_page import samples_beside
 
     sections = {
-        "Samples, and held-out images": page.samples_beside(run, samples, held_out),
-        "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
+        "Samples, and held-out images": samples_beside(run, samples, held_out),
+        "Training": charts.curves(run),
     }
     page.write_report(run, run.config["name"], f"As in {recipe.source}.", sections)
 

@@ -103,16 +103,18 @@ def sampler_along(name: str, num_steps: int) -> SolverSampler:
 
 def report(run: Run, drawn: dict[str, np.ndarray], results: dict[str, float]) -> None:
     """Writes the page: a grid of samples per process, in the same order."""
-    from ebm_jax.runs import page
+    from ebm_jax.runs import charts, page
 
     grids = [
-        page.picture(run, name, page.image_grid(samples[:SHOWN], 10), name)
+        page.picture(
+            run, name, page.image_grid(samples[:SHOWN], 10), f"Samples of the process {name}.", name
+        )
         for name, samples in drawn.items()
     ]
     sections = {
         "The same random numbers along every process": page.beside(*grids),
         "Metrics": page.table(results),
-        "Training": page.picture(run, "training", page.curves(run), "Means between rows."),
+        "Training": charts.curves(run),
     }
     lead = (
         f"One denoiser, trained at EDM's levels on {run.config['data']}, sampled along five "

@@ -127,7 +127,7 @@ def main(
 
         results |= judge_images(samples, images, held_out, seed)
     path = partial(solver.path, denoise_fn, like=jnp.zeros(shape))
-    from ebm_jax.runs.page import image_report
+    from ebm_jax.runs.image_page import image_report
 
     image_report(
         run,
@@ -136,6 +136,7 @@ def main(
         f"sampled by its reverse.",
         samples,
         draw_paths(path, seed + 1),
+        images.pixels,
         held_out.pixels,
         results,
     )

@@ -170,7 +170,11 @@ def report(run: Run, errors: dict[str, dict[int, float]], floor: float) -> None:
     rows = [[name, *(f"{e:.4f}" for e in row.values())] for name, row in errors.items()]
     sections = {
         "Error against evaluations": page.picture(
-            run, "solvers", figure, "Solid: deterministic. Dashed: stochastic."
+            run,
+            "solvers",
+            figure,
+            "A line per sampler: its error against the number of evaluations, on log axes.",
+            "Solid: deterministic. Dashed: stochastic.",
         ),
         "Wasserstein distances": page.wide_table(head, rows),
     }

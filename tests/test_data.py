@@ -487,7 +487,7 @@ def test_bad_data_gets_one_sentence_with_path_finding_expectation_and_mend(
 def test_several_frames_are_refused(tmp_path):
     frames = [Image.fromarray(image) for image in RGB]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:2])
-    with pytest.raises(DataError, match="one frame"):
+    with pytest.raises(DataError, match="2 frames, expected one"):
         load(tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_every_number_that_is_none_is_refused_by_its_flag(name, refuses, monkeyp
     digits = importlib.import_module("ebm_jax.data").load_split("digits")
     module = importlib.import_module(f"experiments.{name}")
     if hasattr(module, "load_split"):
-        monkeypatch.setattr(module, "load_split", lambda _: digits)
+        monkeypatch.setattr(module, "load_split", lambda _, **_flags: digits)
     mine = [flags for which, flags in wrong_numbers() if which == name]
     assert len(mine) >= 8
     for flags in mine:
@@ -158,7 +158,7 @@ def test_data_that_cannot_be_judged_are_refused_at_once(name, data, word, refuse
         return  # they look at no labels
     if name == "inpaint":
         return  # it judges every image by itself
-    monkeypatch.setattr(f"experiments.{name}.load_split", lambda _: data)
+    monkeypatch.setattr(f"experiments.{name}.load_split", lambda _, **_flags: data)
     assert word in refuses(name, {})
 
 

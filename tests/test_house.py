@@ -76,7 +76,7 @@ def test_every_package_is_installed_and_nothing_beside_it():
     assert set(settings["packages"]) == packages | {"ebm_jax.experiments"}
     assert settings["package-dir"] == {"ebm_jax.experiments": "experiments"}
     assert (ROOT / "ebm_jax" / "py.typed").exists()
-    assert settings["package-data"] == {"ebm_jax": ["py.typed"]}
+    assert settings["package-data"] == {"ebm_jax": ["py.typed"], "ebm_jax.runs": ["assets/*"]}
 
 
 DEVICES = {"devices", "local_devices", "device_put", "NamedSharding", "PartitionSpec", "shard_map"}

@@ -55,7 +55,7 @@ def test_it_is_what_fit_gives_from_that_state_by_the_schedule_of_the_longer_run(
     run_for(tmp_path / "run", 4)
     found = run_for(tmp_path / "run", 10)
     said = capsys.readouterr().out
-    assert "a run of 4 steps, which now trains on to 10: from here on the learning rate" in said
+    assert "a run of 4 steps, which now trains on to 10: the learning rate rises again" in said
     assert "resumed from step 4" in said
 
     short, long = (make_step(loss, RATE.make(num_steps), ema_decay=0.9) for num_steps in (4, 10))

@@ -49,8 +49,12 @@ def check_as_they_are(name: object, resize: int | None, color: Color | None) -> 
 
 
 def _read_digits() -> Images:
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        found = f"'digits' come with scikit-learn, which cannot be imported ({error})"
+        mend = "pip install scikit-learn, or give images of your own"
+        raise wrong(found, "it installed", mend) from error
     values, labels = load_digits(return_X_y=True)
     pixels = np.rint(values * (255 / 16)).astype(np.uint8)  # published values are 0..16
     return Images(pixels.reshape(-1, 8, 8, 1), labels.astype(np.int32))

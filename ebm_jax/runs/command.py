@@ -1,10 +1,11 @@
 """Runs an experiment as a command, with flags from the signature of its `main`."""
 
 import dataclasses
+import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from inspect import Parameter, get_annotations, getdoc, signature
@@ -88,11 +89,28 @@ def start(main: Main, out: str = "", machine: Machine = ALONE, **options: Any) -
         mesh = sharding.data_mesh()
         say(f"{mesh.size} devices of {jax.process_count()} processes: {dict(mesh.shape)}")
     run = Run(_name(main), out, flags, machine)
+    run.command = command_line(main, flags, out, machine)
     main(run, **flags)
     if (machine.accumulate > 1 or machine.profile) and not run.trains:
         say("--accumulate and --profile did nothing: nothing was trained by steps of batches")
     distributed.wait_for_all("the end")
     return run
+
+
+def command_line(main: Main, flags: Mapping[str, Any], out: str, machine: Machine) -> str:
+    """Returns what to type to repeat a run: the flags that differ from their defaults."""
+    given = {p.name: flags[p.name] for p in _flags(main) if flags[p.name] != p.default}
+    given |= {f.name: v for f in dataclasses.fields(machine)
+              if (v := getattr(machine, f.name)) != f.default}  # fmt: skip
+    words = ["ebm-jax", _name(main)]
+    for name, value in (given | ({"out": out} if out else {})).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        values = value if isinstance(value, tuple | list) else [value]
+        words += [f"--{flag}", *(shlex.quote(str(each)) for each in values)]
+    return " ".join(words)
 
 
 @contextmanager

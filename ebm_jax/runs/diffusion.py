@@ -4,8 +4,10 @@ Pixels are dequantized afresh at every step, so that the data have a density and
 in bits per dimension means something.
 """
 
+import io
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,16 +16,19 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ebm_jax import losses, nets, noise
-from ebm_jax.data import Images, Rows, batch_indices, dequantize, fingerprint, to_unit
+from ebm_jax.data import Images, Rows, batch_indices, dequantize, fingerprint, to_uint8, to_unit
 from ebm_jax.keys import example_keys
 from ebm_jax.recipes import DiffusionRecipe
 from ebm_jax.runs.endings import RunError, say
 from ebm_jax.runs.flags import check_judged, check_network
+from ebm_jax.runs.folder import write_whole
 from ebm_jax.runs.models import FILE, Model, header, save_model
 from ebm_jax.runs.run import Run
 from ebm_jax.runs.training import train
 from ebm_jax.types import Scalar
 
+PREVIEWS = "previews.npz"  # samples drawn during training, by step
+NUM_PREVIEWS = 16  # samples in each of them
 SHOWN_LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the loss in metrics.csv
 
 
@@ -116,6 +121,21 @@ def train_diffusion(
     def save(step: int, params: PyTree) -> None:
         about = {"config": run.config, "steps": step, "source": recipe.source}
         save_model(run.folder / FILE, model_of(recipe, params)._replace(about=about))
+        if step < recipe.num_steps:  # then the whole report follows
+            from ebm_jax.runs.image_page import training_report
+
+            add_preview(run, step, lambda: preview(params))
+            training_report(run, step, recipe.num_steps)
+
+    @jax.jit
+    def draw(params: PyTree, keys: Array, labels: Array | None) -> Array:
+        model = model_of(recipe, params)
+        return jax.vmap(lambda key, label: model.draw(key, label=label))(keys, labels)
+
+    def preview(params: PyTree) -> np.ndarray:
+        index = jnp.arange(NUM_PREVIEWS)
+        labels = None if recipe.names is None else index % len(recipe.names)
+        return to_uint8(draw(params, example_keys(jax.random.key(seed + 1), index), labels))
 
     state = train(
         run,
@@ -134,6 +154,26 @@ def train_diffusion(
         save=save,
     )
     return model_of(recipe, state.ema)
+
+
+def add_preview(run: Run, step: int, draw: Callable[[], np.ndarray]) -> None:
+    """Draws samples into previews.npz, if the last ones are of less than half of this step."""
+    past = {at: x for at, x in stored_previews(run.folder).items() if at < step}
+    if not past or step >= 2 * max(past):
+        past[step] = draw()
+        content = io.BytesIO()
+        arrays: dict[str, Any] = {str(at): x for at, x in past.items()}
+        np.savez_compressed(content, **arrays)
+        write_whole(run.folder / PREVIEWS, content.getvalue())
+
+
+def stored_previews(folder: Path) -> dict[int, np.ndarray]:
+    """Returns the samples that were drawn during training by step; {} if there are none."""
+    try:
+        with np.load(folder / PREVIEWS, allow_pickle=False) as archive:
+            return {int(name): archive[name] for name in archive.files}
+    except Exception:  # whatever a damaged archive raises; the rest of the run is sound
+        return {}
 
 
 def model_of(recipe: DiffusionRecipe, params: PyTree) -> Model:

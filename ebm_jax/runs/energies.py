@@ -68,6 +68,14 @@ def train_energy(
         about = {"config": run.config, "steps": step, "source": recipe.source}
         save_model(run.folder / FILE, model_of(recipe, params)._replace(about=about))
 
+    def save_last(step: int, params: PyTree) -> None:
+        if validate is None:
+            save(step, params)
+        if step < recipe.num_steps:  # then the whole report follows
+            from ebm_jax.runs.image_page import training_report
+
+            training_report(run, step, recipe.num_steps)
+
     def choose(params: PyTree) -> dict[str, float]:
         if validate is None:
             return {}
@@ -93,7 +101,7 @@ def train_energy(
         memory=jax.jit(objective.memory)(jax.random.key(seed + 1)),
         roll_backs=roll_backs,
         best=VALIDATION,  # the loss of a batch says nothing of a model with chains
-        save=save if validate is None else lambda step, params: None,
+        save=save_last,
     )
     return model_of(recipe, state.ema) if validate is None else load(run.folder)
 

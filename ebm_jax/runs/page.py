@@ -1,4 +1,8 @@
-"""A run's page: one self-contained HTML file, and the figures that several experiments draw."""
+"""Self-contained HTML pages: sections, tables, pictures and sliders, readable on any screen.
+
+A page needs no network and no server. It has one main landmark, a list of its sections, alternative
+texts for pictures, and follows the reader's light or dark theme.
+"""
 
 import base64
 import html
@@ -12,147 +16,222 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from numpy import ndarray
+from PIL import Image
 
-from ebm_jax.data import Pixels
+from ebm_jax.runs import charts, provenance
 from ebm_jax.runs.folder import write_whole
 from ebm_jax.runs.run import Run
+from ebm_jax.runs.verdicts import verdict, warnings
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 SHOWN = 100  # images in a grid of samples
-SHOWN_TIMES = 20  # times in the picture of the way from noise to samples
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
-  border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
-img { max-width: 100% } p { max-width: 45rem } .beside { display: flex; gap: 1rem; flex-wrap: wrap }
-.beside > div { flex: 1 1 20rem }
-"""
+WIDE = 700  # pixels that a grid of images is enlarged to, by a whole factor
+FILES = {  # of a run that can be downloaded beside its page
+    "samples.npz": "samples",
+    "samples.csv": "samples as text",
+    "model.safetensors": "trained model, for `ebm_jax.load`",
+    "results.json": "results",
+    "metrics.csv": "metrics by step",
+    "config.json": "configuration",
+    "explorer.html": "explorer of the energy",
+}
+ASSETS = Path(__file__).parent / "assets"
 
 
-def write_report(run: Run, title: str, lead: str, sections: dict[str, str]) -> None:
-    """Write report.html: a title, a leading paragraph, and sections of HTML by heading.
+def write_report(
+    run: Run,
+    title: str,
+    lead: str,
+    sections: Mapping[str, str],
+    results: Mapping[str, float] | None = None,
+) -> None:
+    """Writes report.html: a verdict, the sections, and how to repeat the run.
 
-    The time and the configuration of the run are added at the end.
+    Args:
+        run: the run, in whose folder the page is written.
+        title: the page's heading.
+        lead: a paragraph on what was done, made from the run's configuration.
+        sections: HTML by heading.
+        results: numbers by name, from which the verdict and the warnings are made.
     """
     times = {name: f"{seconds:.1f} s" for name, seconds in run.seconds.items()}
     config = {name: json.dumps(value) for name, value in run.config.items()}
-    sections = {**sections, "Time": table(times), "Configuration": table(config)}
-    write_page(run.folder / "report.html", title, lead, sections)
+    judged = judgment(results or {}, run.rows())
+    about = provenance.facts(run.command)
+    end = {
+        "Files": downloads(run.folder),
+        "This run": table(about)
+        + f"<details><summary>Time</summary>{table(times)}</details>"
+        + f"<details><summary>Configuration</summary>{table(config)}</details>",
+    }
+    write_page(run.folder / "report.html", title, lead, {**judged, **sections, **end})
 
 
 def write_page(path: Path, title: str, lead: str, sections: Mapping[str, str]) -> None:
-    """Write one HTML file: a title, a leading paragraph, and sections of HTML by heading."""
-    body = "".join(f"<h2>{html.escape(h)}</h2>{content}" for h, content in sections.items())
+    """Writes one HTML file: a title, a leading paragraph, and sections of HTML by heading."""
+    links, parts = [], []
+    for number, (heading, content) in enumerate(sections.items()):
+        name = html.escape(heading)
+        links.append(f'<li><a href="#s{number}">{name}</a></li>')
+        tag = f'<h2 id="s{number}">{name}</h2>'
+        parts.append(f'<section aria-labelledby="s{number}">{tag}{content}</section>')
+    body = "".join(parts)
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{body}</html>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{html.escape(title)}</title>'
+        f"<style>{(ASSETS / 'page.css').read_text()}</style></head><body>"
+        f'<a class="skip" href="#main">Skip to the content</a>'
+        f"<header><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p></header>"
+        f'<nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>'
+        f'<main id="main">{body}</main>'
+        f"<script>{(ASSETS / 'page.js').read_text()}</script>"
+        f"{charts.script() if charts.SPEC in body else ''}</body></html>"
     )
     write_whole(path, page)
 
 
+def judgment(results: Mapping[str, float], rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Returns the section with a verdict in words and warnings; {} if there is nothing to say."""
+    sentences, alerts = verdict(results), warnings(results, rows)
+    parts = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    parts += "".join(
+        f'<p class="warning"><strong>Warning.</strong> {html.escape(a)}</p>' for a in alerts
+    )
+    return {"In short": parts} if parts else {}
+
+
+def downloads(folder: Path) -> str:
+    """Returns links to the files of a run, which lie beside its page."""
+    links = [
+        f'<li><a href="{name}">{name}</a>: {html.escape(what)}</li>'
+        for name, what in FILES.items()
+        if (folder / name).exists()
+    ]
+    return f"<ul>{''.join(links)}</ul>"
+
+
 def table(rows: Mapping[str, str | float]) -> str:
-    """A two-column table."""
-    lines = []
-    for name, value in rows.items():
-        shown = value if isinstance(value, str) else f"{value:.4g}"
-        lines.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(shown)}</td></tr>")
-    return f"<table>{''.join(lines)}</table>"
+    """Returns a table of two columns, the first of which names its row."""
+    return wide_table((), [(name, number(value)) for name, value in rows.items()])
 
 
 def wide_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table with a heading row; the first column names its row."""
-    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
-    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    """Returns a table; the first column names its row, and `head` the columns if it is given."""
+    lines = []
+    if head:
+        cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head[1:])
+        corner = f'<th scope="col">{html.escape(head[0])}</th>' if head[0] else "<td></td>"
+        lines.append(f"<thead><tr>{corner}{cells}</tr></thead>")
+    for first, *others in rows:
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+    return f'<div class="scroll" tabindex="0"><table>{"".join(lines)}</table></div>'
 
 
-def picture(run: Run, name: str, figure: Figure, caption: str) -> str:
-    """Save a figure as <name>.png in the run's folder; the HTML that embeds it."""
+def results_table(results: Mapping[str, float]) -> str:
+    """Returns results as a table in which those of samples stand beside those of real examples."""
+    rows: dict[str, list[str]] = {}
+    for name, value in results.items():
+        stem, column = name, 0
+        for place, suffixes in enumerate(((", samples", ", samples against data"), FLOOR)):
+            for suffix in suffixes:
+                other = [name.removesuffix(suffix) + s for s in (*SAMPLES, *FLOOR) if s != suffix]
+                if name.endswith(suffix) and any(o in results for o in other):
+                    stem, column = name.removesuffix(suffix), place
+        rows.setdefault(stem, ["", ""])[column] = number(value)
+    head = ["", "samples", "real examples (floor)"]
+    if not any(floor for _, floor in rows.values()):
+        return table(results)
+    return wide_table(head, [(name, *cells) for name, cells in rows.items()])
+
+
+SAMPLES = (", samples", ", samples against data")
+FLOOR = (", real", ", held out", ", data", ", data against data")
+
+
+def number(value: str | float) -> str:
+    """Returns a number with four digits, and words as they are."""
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def picture(run: Run, name: str, figure: Figure | Image.Image, alt: str, caption: str) -> str:
+    """Saves a picture as <name>.png in the run's folder, and returns the HTML that embeds it.
+
+    Args:
+        run: the run.
+        name: of the file.
+        figure: a plot, or an image.
+        alt: what is to be seen, for those who cannot see it.
+        caption: what it means, below the picture.
+    """
     png = drawn(figure)
     Path(run.folder / f"{name}.png").write_bytes(png)
-    return embedded(png, caption)
+    return embedded(png, alt, caption)
 
 
-def drawn(figure: Figure) -> bytes:
-    """Returns a figure as the content of a PNG file."""
+def drawn(figure: Figure | Image.Image) -> bytes:
+    """Returns a picture as the content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    if isinstance(figure, Figure):
+        figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    else:
+        figure.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 
-def embedded(png: bytes, caption: str) -> str:
+def embedded(png: bytes, alt: str, caption: str) -> str:
     """Returns the HTML that holds a picture and its caption."""
-    data = base64.b64encode(png).decode()
-    caption = html.escape(caption)
-    return f'<img alt="{caption}" src="data:image/png;base64,{data}"><p>{caption}</p>'
+    image = f'<img alt="{html.escape(alt)}" src="{address(png)}">'
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def address(png: bytes) -> str:
+    """Returns the data URL of a PNG file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def beside(*parts: str) -> str:
-    """Parts of a page next to each other, below each other on a narrow screen."""
+    """Returns parts of a page next to each other, or below each other on a narrow screen."""
     return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
-def image_grid(images: UInt8[ndarray, "n h w c"], columns: int, *, gap: int = 1) -> Figure:
-    """Images in rows of `columns`, in their order, the last row filled up with white."""
+def frames(pictures: Mapping[str, Image.Image], name: str, alt: str, caption: str) -> str:
+    """Returns a slider through pictures, with a button that plays them; it shows the last first.
+
+    Args:
+        pictures: the frames by their labels, such as "noise level 3.2", all of one size.
+        name: of the slider, such as "Noise level".
+        alt: what the frames show.
+        caption: what they mean.
+    """
+    last = len(pictures) - 1
+    images = "".join(
+        f'<img alt="{html.escape(f"{alt}, {label}")}" data-label="{html.escape(label)}" '
+        f'src="{address(drawn(image))}"{"" if i == last else " hidden"}>'
+        for i, (label, image) in enumerate(pictures.items())
+    )
+    label = html.escape([*pictures][-1])
+    return (
+        f'<figure class="frames">{images}<div class="controls"><button type="button">Play</button>'
+        f'<input type="range" aria-label="{html.escape(name)}" min="0" max="{last}" '
+        f'value="{last}" aria-valuetext="{label}"><output>{label}</output></div>'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def image_grid(images: UInt8[ndarray, "n h w c"], columns: int, *, gap: int = 1) -> Image.Image:
+    """Images in rows of `columns`, in their order, enlarged; the last row is filled with white."""
     n, h, w, c = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * columns, h + gap, w + gap, c), 255, np.uint8)
     sheet[:n, :h, :w] = images
     sheet = sheet.reshape(rows, columns, h + gap, w + gap, c).transpose(0, 2, 1, 3, 4)
     sheet = sheet.reshape(rows * (h + gap), columns * (w + gap), c)
-    figure = Figure(figsize=(7, 7 * sheet.shape[0] / sheet.shape[1]))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(sheet if c == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
-    axes.axis("off")
-    return figure
-
-
-def samples_beside(
-    run: Run,
-    samples: UInt8[ndarray, "n h w c"],
-    held_out: Pixels,
-    caption: str = "The first, none chosen.",
-) -> str:
-    """The first 100 samples beside as many held-out images."""
-    return beside(
-        picture(run, "samples", image_grid(samples[:SHOWN], 10), caption),
-        picture(run, "held_out", image_grid(held_out[:SHOWN], 10), "The first held-out images."),
-    )
-
-
-def curves(run: Run) -> Figure:
-    """Loss, gradient norm and rate against the step, from metrics.csv."""
-    names = ("loss", "grad_norm", "steps_per_second")
-    rows = [row for row in run.rows() if set(names) <= set(row)]  # some may be lost
-    steps = [int(row["step"]) for row in rows]
-    figure = Figure(figsize=(9, 2.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
-        values = [float(row[name]) for row in rows]
-        axes.plot(steps, values, color="#225588", lw=1.2)
-        axes.set(xlabel="step", title=name.replace("_", " "))
-        if name == "loss" and min(values, default=0) > 0:  # some losses are negative
-            axes.set_yscale("log")
-    return figure
-
-
-def level_losses(run: Run) -> Figure:
-    """Loss against noise level on training and held-out images, at the last step."""
-    last = [{}, *run.rows()][-1]  # all may be lost
-    figure = Figure(figsize=(5, 2.6), layout="constrained")
-    axes = figure.subplots()
-    for name, color in (("train", "#225588"), ("held_out", "#cc6622")):
-        prefix = f"{name}_loss_at_"
-        points = [(float(k.removeprefix(prefix)), float(v)) for k, v in last.items() if prefix in k]
-        levels, losses = zip(*points, strict=True) if points else ((), ())
-        axes.plot(levels, losses, "o-", ms=3, color=color, label=name.replace("_", "-"))
-        if points:
-            axes.set(xscale="log", yscale="log")
-    axes.set(xlabel="noise level sigma", ylabel="loss")
-    axes.legend(frameon=False)
-    return figure
+    factor = max(1, round(WIDE / sheet.shape[1]))
+    sheet = sheet.repeat(factor, 0).repeat(factor, 1)
+    return Image.fromarray(sheet if c == 3 else sheet[..., 0])
 
 
 def plane(
@@ -162,44 +241,3 @@ def plane(
     side = round(len(values) ** 0.5)
     extent = (-half_width, half_width, -half_width, half_width)
     return np.asarray(values).reshape(side, side).T[::-1], extent
-
-
-def image_report(
-    run: Run,
-    title: str,
-    lead: str,
-    samples: np.ndarray,
-    paths: np.ndarray,
-    held_out: Pixels,
-    results: dict[str, float],
-    names: Sequence[str] | None = None,
-) -> None:
-    """Writes the page of a run on images: samples beside held-out images, their way, metrics."""
-    by_class = {}
-    if names is not None:  # sample i was asked for by the label i mod K
-        count = min(len(names), len(samples))
-        rows = min(SHOWN // count + 1, len(samples) // count)
-        caption = f"Columns, asked for by label: {', '.join(names)}."
-        by_class = {
-            "Samples by class": picture(
-                run, "classes", image_grid(samples[: rows * count], count), caption
-            )
-        }
-    every = -(-paths.shape[1] // SHOWN_TIMES)
-    strip = paths[:, ::-1][:, ::every][:, ::-1]  # the end is among those shown
-    sections = {
-        "Samples, and held-out images": samples_beside(run, samples, held_out),
-        **by_class,
-        "From noise to samples": picture(
-            run,
-            "paths",
-            image_grid(strip.reshape(-1, *strip.shape[2:]), strip.shape[1]),
-            "The first samples at times of the solver, in units of sqrt(alpha^2 + sigma^2).",
-        ),
-        "Metrics": table(results),
-        "Training": picture(run, "training", curves(run), "Means between rows."),
-        "Loss by level": picture(
-            run, "levels", level_losses(run), "Of the averaged parameters, at the last step."
-        ),
-    }
-    write_report(run, title, lead, sections)

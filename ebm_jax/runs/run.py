@@ -24,20 +24,19 @@ from ebm_jax.runs.machine import ALONE, Machine
 
 SAVED = "saved"  # an empty file of a run of which a checkpoint was saved
 TRAINS_ON = (
-    "{0} holds a run of {1} steps, which now trains on to {2}: from here on the learning rate is "
-    "that of a run of {2} steps, so that one that had fallen to 0 begins again above it"
+    "{0} holds a run of {1} steps, which now trains on to {2}: the learning rate rises again"
 )
 OPEN: list["Run"] = []  # runs whose folders this process has claimed
 
 
 def give_up() -> None:
-    """Let go of the folders of this process's runs."""
+    """Releases the folders of this process's runs."""
     while OPEN:
         OPEN.pop().give_up()
 
 
 class Run:
-    """One run: its folder, its clock, and the machine that it runs on.
+    """One run: its folder, its clock, and its devices.
 
     Nothing is written before `begin`, so that an experiment can refuse what it is given
     first. From then on the folder is locked until `finish`, or until the process ends.
@@ -53,7 +52,8 @@ class Run:
         checkpoints: where its checkpoints are.
         config: what its results depend on, as JSON: the flags and, from `begin` on, the data.
         machine: devices, processes, profiling.
-        seconds: how long each part took, compiling apart.
+        command: the command line that repeats it.
+        seconds: how long each part took; compiling is counted separately.
         trains: True once the run has trained by `runs.train`.
 
     Raises:
@@ -72,6 +72,7 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"  # which all processes share
         self.config = {"experiment": experiment, **json.loads(json.dumps(dict(options)))}
         self.machine = machine
+        self.command = f"python -m experiments.{experiment}"
         self.seconds: dict[str, float] = {"compile": 0.0}
         self.trains = False
         self._writer: Any = None
@@ -83,8 +84,7 @@ class Run:
         """Claims the folder; returns False, and prints the results, if the run is done.
 
         Args:
-            products: the files without which a finished run is not done: what is lost is
-                computed again.
+            products: files that a finished run must have; a missing one is computed again.
             facts: what else the results depend on, such as fingerprints of the data.
 
         Raises:
@@ -105,7 +105,7 @@ class Run:
         return not self._is_done(products)
 
     def _refuse_another(self) -> None:
-        """Raise RunError if the folder is of something else than this run."""
+        """Raises RunError if the folder holds something other than this run."""
         path = self.folder / "config.json"
         try:
             if not path.exists():
@@ -139,7 +139,7 @@ class Run:
         return same and (self.folder / SAVED).exists()
 
     def _claim(self) -> str:
-        """Lock the folder and write config.json if there is none; returns why not, or ""."""
+        """Locks the folder and writes config.json if there is none; returns why not, or ""."""
         path = self.folder / "config.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ class Run:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Count the time inside as `name`, what was spent on compiling apart."""
+        """Adds the time inside to `seconds[name]`, without the time of compiling."""
         start, compiled = time.perf_counter(), self.seconds["compile"]
         yield
         passed = time.perf_counter() - start - (self.seconds["compile"] - compiled)
@@ -207,7 +207,7 @@ class Run:
         return True
 
     def finish(self, results: dict[str, float]) -> None:
-        """Write results.json, the mark of a finished run, and print what came out."""
+        """Writes results.json, which marks the run as finished, and prints the results."""
         files.write_whole(self.folder / "results.json", files.as_json(results))
         if self._writer is not None:
             self._writer.close()
@@ -217,16 +217,16 @@ class Run:
         say(f"report: {self.folder / 'report.html'}")
 
     def rows(self, text: Sequence[str] = ()) -> list[dict[str, str]]:
-        """The sound rows of metrics.csv so far; the columns in `text` hold other than numbers."""
+        """Returns the sound rows of metrics.csv; the columns in `text` need not hold numbers."""
         return files.read_rows(self.folder / "metrics.csv", text)
 
     def keep_rows_until(self, step: int) -> None:
-        """Drop unsound rows and those of steps after `step`, which a resumed run takes again."""
+        """Drops unsound rows and those of steps after `step`, which a resumed run repeats."""
         rows = [row for row in self.rows() if int(row["step"]) <= step]
         files.write_rows(self.folder / "metrics.csv", rows)
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Append one row to metrics.csv."""
+        """Appends one row to metrics.csv."""
         files.add_row(self.folder / "metrics.csv", row)
         if self.machine.tensorboard and is_first():
             self._add_to_tensorboard(row)
@@ -244,7 +244,7 @@ class Run:
 
 
 def say_results(results: dict[str, float]) -> None:
-    """Print a table of figures."""
+    """Prints results, a line each."""
     width = max(map(len, results), default=0)
     for name, value in results.items():
         say(f"  {name:<{width}}  {value:.4g}")

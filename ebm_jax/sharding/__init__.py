@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ebm_jax.sharding.mesh import (
     MemoryPlan,
     data_mesh,
+    device_names,
     make_mesh,
     memory_plan,
     mesh_shape,
@@ -38,6 +39,7 @@ __all__ = [
     "MemoryPlan",
     "Mesh",
     "data_mesh",
+    "device_names",
     "fetch",
     "gather",
     "make_mesh",

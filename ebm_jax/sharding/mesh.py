@@ -119,6 +119,12 @@ def data_mesh(batch_size: int | None = None) -> Mesh:
     return mesh
 
 
+def device_names() -> str:
+    """Returns the number and the kind of the devices in words, such as "8 x TPU v4 (tpu)"."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
 class MemoryPlan(NamedTuple):
     """The memory that a compiled program needs on one device, in bytes.
 

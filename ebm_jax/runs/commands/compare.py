@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ebm_jax.runs import charts
 from ebm_jax.runs import folder as files
 from ebm_jax.runs.command import tool
 from ebm_jax.runs.endings import RunError, say
@@ -61,7 +62,13 @@ def main(
     sections = {
         "Results": wide_table(head, results),
         "Flags that differ": wide_table(head, flags) if flags else "<p>None.</p>",
-        "Loss": embedded(drawn(loss_curves(past)), "Mean loss between rows of metrics.csv."),
+        "Loss": charts.lines(
+            {run.name: charts.column(run.rows, "loss") for run in past},
+            x="step",
+            y="loss",
+            alt="A line per run of its loss against the training step.",
+            caption="Mean loss between rows of metrics.csv.",
+        ),
         "Samples": beside(*map(samples_of, past)),
     }
     lead = "The losses of two objectives are of different scales: compare the results instead."
@@ -133,22 +140,6 @@ def differing(past: list[Past]) -> Rows:
     return rows
 
 
-def loss_curves(past: list[Past]) -> Figure:
-    """The loss of every run against the step, in one plot."""
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    for run in past:
-        rows = [row for row in run.rows if "loss" in row]
-        losses = [float(row["loss"]) for row in rows]
-        axes.plot([int(row["step"]) for row in rows], losses, lw=1.2, label=run.name)
-    shown = [float(value) for line in axes.lines for value in np.asarray(line.get_ydata())]
-    if shown and min(shown) > 0:
-        axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend(frameon=False)
-    return figure
-
-
 def samples_of(run: Past) -> str:
     """The first samples of a run: images in a grid, or the first two coordinates of points."""
     title = f"<p>{html.escape(run.name)}</p>"
@@ -156,14 +147,22 @@ def samples_of(run: Past) -> str:
     if x is None or not len(x):
         return f"{title}<p>No samples.</p>"
     if x.dtype == np.uint8 and is_image(x.shape[1:]):
-        return title + embedded(drawn(image_grid(x[:SHOWN], 10)), "The first samples.")
+        return title + embedded(
+            drawn(image_grid(x[:SHOWN], 10)),
+            f"A grid of samples of {run.name}.",
+            "The first samples.",
+        )
     if x.ndim != 2 or x.shape[1] < 2:
         return f"{title}<p>Samples of shape {x.shape[1:]} are not shown.</p>"
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(x[:2000, 0], x[:2000, 1], ".", ms=2)
     axes.set_aspect("equal", "datalim")
-    return title + embedded(drawn(figure), "The first two coordinates of the samples.")
+    return title + embedded(
+        drawn(figure),
+        f"A scatter plot of samples of {run.name}.",
+        "The first two coordinates of the samples.",
+    )
 
 
 def show(head: list[str], rows: Rows) -> None:
