@@ -142,7 +142,7 @@ def integrated_autocorrelation(draws: Draws) -> Each:
         >>> import jax, jax.numpy as jnp
         >>> from ebm_jax import metrics
         >>> draws = jnp.repeat(jax.random.normal(jax.random.key(0), (4, 1000)), 10, axis=1)
-        >>> bool(8 < metrics.integrated_autocorrelation(draws) < 12)
+        >>> bool(8 < jax.jit(metrics.integrated_autocorrelation)(draws) < 12)
         True
     """
     return _geyer("integrated_autocorrelation", draws)

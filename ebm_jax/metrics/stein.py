@@ -69,10 +69,9 @@ def squared_stein_discrepancy(
         >>> import jax
         >>> from ebm_jax import metrics
         >>> x = jax.random.normal(jax.random.key(0), (200, 2))
-        >>> right = metrics.squared_stein_discrepancy(lambda x: -x, x, bandwidth=1.0)
-        >>> wrong = metrics.squared_stein_discrepancy(lambda x: 1 - x, x, bandwidth=1.0)
-        >>> bool(abs(right.value) < 5 * right.standard_error), bool(wrong.value > 0.5)
-        (True, True)
+        >>> value, error = metrics.squared_stein_discrepancy(lambda x: -x, x, bandwidth=1.0)
+        >>> bool(abs(value) < 5 * error)  # the sample has this score
+        True
     """
     name = "squared_stein_discrepancy"
     check_positive(name, bandwidth=bandwidth)
