@@ -66,10 +66,12 @@ def squared_stein_discrepancy(
         arXiv:1703.01717; separated modes: arXiv:1805.09737.
 
     Examples:
+        >>> from functools import partial
         >>> import jax
         >>> from ebm_jax import metrics
         >>> x = jax.random.normal(jax.random.key(0), (200, 2))
-        >>> value, error = metrics.squared_stein_discrepancy(lambda x: -x, x, bandwidth=1.0)
+        >>> ksd = partial(metrics.squared_stein_discrepancy, lambda x: -x, bandwidth=1.0)
+        >>> value, error = jax.jit(ksd)(x)
         >>> bool(abs(value) < 5 * error)  # the sample has this score
         True
     """
