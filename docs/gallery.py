@@ -34,7 +34,7 @@ EXPERIMENTS = (
     ("ddpm", "", "samples", "DDPM: the epsilon loss and ancestral sampling."),
     ("score_sde", "", "samples", "A score SDE by predictor-corrector."),
     ("energy_cd", "", "samples", "Images by persistent contrastive divergence (PCD)."),
-    ("inpaint", "", "upper_half_diffusion_posterior_sampling", "Lower halves from upper ones (DPS)."),
+    ("inpaint", "", "upper_half_diffusion_posterior_sampling", "Lower halves from upper (DPS)."),
     ("schedule_swap", "", "vp", "One network sampled along five noise processes."),
     ("likelihood_bounds", "", "bound", "Bits per dimension: exact flow and variational bound."),
     ("solvers", "", "solvers", "The error of nine samplers against evaluations."),
