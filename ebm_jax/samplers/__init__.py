@@ -1,4 +1,4 @@
-"""Samplers in two rooms: `mcmc`, chains that keep a law, and `diffusion`, from noise to data."""
+"""Samplers: `mcmc` for Markov chain Monte Carlo and `diffusion` for reverse diffusion processes."""
 
 from typing import TYPE_CHECKING, Any
 

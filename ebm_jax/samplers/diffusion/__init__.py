@@ -1,7 +1,7 @@
 """Samplers from noise to data: solvers of reverse processes and annealed Langevin dynamics.
 
-`follow_flow`, which solves the probability flow to a tolerance, needs diffrax: it is imported
-at the first use.
+`follow_flow`, which solves the probability-flow ODE adaptively, needs diffrax; diffrax is
+imported at its first use.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,11 +1,12 @@
-"""Annealed Langevin dynamics: Langevin chains down a ladder of noise levels.
+"""Annealed Langevin dynamics (NCSN): Langevin chains along a decreasing ladder of noise levels.
 
-At level sigma_i the chain takes `steps_per_level` steps of size
+At level sigma_i the chain takes `steps_per_level` Langevin steps with s(x, sigma_i), of size
 
-    h_i = step_ratio * sigma_i^2
+    h_i = step_ratio * sigma_i^2,
 
-on s(x, sigma_i): the signal-to-noise ratio of a step is then the same at all levels.
-The published NCSN step 2e-5 (sigma_i / sigma_L)^2 with sigma_L = .01 is the ratio .2.
+so that the signal-to-noise ratio of a step is the same at all levels. The step size
+2e-5 (sigma_i / sigma_L)^2, sigma_L = 0.01, of NCSN is the ratio 0.2 if it is h in
+x + h s + sqrt(2 h) n, as in the authors' code.
 
 References:
     Song & Ermon, arXiv:1907.05600; the final denoising: arXiv:2006.09011.
@@ -37,26 +38,41 @@ def annealed_langevin(
     temperature: float = 1.0,
     final_denoise: bool,
 ) -> Example:
-    """One sample by annealed Langevin dynamics; len(sigmas) * steps_per_level evaluations.
+    """Draws one sample by annealed Langevin dynamics.
+
+    The number of function evaluations (NFE) is len(sigmas) * steps_per_level, plus 1 for the final
+    denoising.
 
     Args:
         score_fn: s(x, sigma), of the shape of x.
         key: PRNG key of this chain.
-        x: the start, a draw of the law at the top level (`Process.draw_prior`).
+        x: the start, a draw from the distribution at the highest level (`Process.draw_prior`).
         sigmas: noise levels, highest first.
         steps_per_level: Langevin steps at each level, at least 1.
-        step_ratio: h_i / sigma_i^2, positive; above 2 the chain diverges at the
-            levels where sigma_i is the scale of the law.
+        step_ratio: h_i / sigma_i^2, positive; above 2 the chain diverges at the levels at which
+            sigma_i is the scale of the distribution.
         temperature: T of the Langevin steps; 1 samples the model itself.
-        final_denoise: whether to return D(x, sigma_L), one more evaluation, in the
-            place of the last x, which still carries noise of scale sigma_L.
+        final_denoise: True to return D(x, sigma_L), at the cost of one more evaluation, instead of
+            the last x, which still carries noise of scale sigma_L.
 
     Returns:
         The sample, of the shape of `x`.
 
     Raises:
-        ValueError: for levels that are known and not positive and decreasing, and from
-            `run` and `ula`, for steps, sizes or shapes out of range.
+        ValueError: for concrete levels that are not positive and decreasing, and for steps, step
+            sizes or shapes that `run` or `ula` refuses.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import noise, samplers
+        >>> score_fn = lambda x, sigma: -x / (1 + sigma**2)  # data N(0, 1)
+        >>> def chain(key):
+        ...     return samplers.annealed_langevin(score_fn, key, jnp.zeros(1),
+        ...         noise.geometric(10.0, 0.1, 20), steps_per_level=20, step_ratio=0.1,
+        ...         final_denoise=True)
+        >>> samples = jax.vmap(chain)(jax.random.split(jax.random.key(0), 2000))
+        >>> round(float(samples.std()), 1)
+        1.0
     """
     check_ladder("annealed_langevin", "sigmas", sigmas, positive=True, least=1)
     levels = partial(
@@ -76,9 +92,9 @@ def annealed_langevin_path(
     step_ratio: float,
     temperature: float = 1.0,
 ) -> Float[Array, "levels *d"]:
-    """The chain of `annealed_langevin` at the end of every level, without the final denoising.
+    """Returns the chain of `annealed_langevin` at the end of every level, without final denoising.
 
-    Takes the arguments of `annealed_langevin`; memory grows with the levels only.
+    The arguments are those of `annealed_langevin`; memory grows with the number of levels only.
     """
     check_ladder("annealed_langevin_path", "sigmas", sigmas, positive=True, least=1)
     levels = partial(
@@ -96,26 +112,29 @@ def consistent_annealed_langevin(
     step_ratio: float,
     final_denoise: bool,
 ) -> Example:
-    """Consistent annealed sampling: one step a level, whose noise is just what is missing.
+    """Consistent annealed sampling: one step per level, which adds just the noise that is missing.
 
         x' = x + h_i s(x, sigma_i) + b sigma_(i+1) n,   h_i = step_ratio sigma_i^2,
         b^2 = 1 - ((1 - step_ratio) sigma_i / sigma_(i+1))^2
 
     If D is the clean example, x' carries noise of exactly sigma_(i+1), where a Langevin step
-    carries more. At step_ratio = 1 - (sigma_(i+1) / sigma_i)^2 it is `ancestral` with the
-    small variance, at 1 - sigma_(i+1) / sigma_i it is `ddim`.
+    carries more. With step_ratio = 1 - (sigma_(i+1) / sigma_i)^2 it is `ancestral` with the small
+    variance; with step_ratio = 1 - sigma_(i+1) / sigma_i it is `ddim`.
 
     Args:
         score_fn: s(x, sigma), of the shape of x.
         key: PRNG key of this chain.
-        x: the start, a draw of the law at the top level.
+        x: the start, a draw from the distribution at the highest level.
         sigmas: noise levels, highest first, at least two.
-        step_ratio: h_i / sigma_i^2, with |1 - step_ratio| at most sigma_(i+1) / sigma_i.
+        step_ratio: h_i / sigma_i^2, with |1 - step_ratio| at most every sigma_(i+1) / sigma_i.
         final_denoise: as for `annealed_langevin`.
 
+    Returns:
+        The sample, of the shape of `x`.
+
     Raises:
-        ValueError: for fewer than two levels, or a step ratio that is known to need noise
-            of negative variance.
+        ValueError: for fewer than two levels, or for concrete levels at which the step ratio needs
+            noise of negative variance.
 
     References:
         Jolicoeur-Martineau et al., arXiv:2009.05475.

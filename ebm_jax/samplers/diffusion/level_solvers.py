@@ -1,18 +1,18 @@
-"""Solvers that depend on a process through its noise levels alone.
+"""Solvers that depend on a process only through its noise levels: DDIM, DDPM, EDM, DPM-Solver++.
 
 A solver takes x_t to x_t' for t' < t, for any `noise.Process` and any denoiser. With
 
     y = x_t / alpha,   s = sigma / alpha,   D = D(y, s),   eps = (y - D) / s
 
-(primes: at t') they are
+and primes for the values at t', the solvers are
 
     ddim        y' = D + sqrt(s'^2 - v) eps + sqrt(v) n,   v = eta^2 s'^2 (s^2 - s'^2) / s^2
-    ancestral   y' = D + s'^2 / s eps + sqrt(v) n,         v of either DDPM variance
+    ancestral   y' = D + s'^2 / s eps + sqrt(v) n,         v is either variance of DDPM
     edm         Heun's method on dy/ds = eps, after raising the level a little
     dpm_solver_pp_2m   DPM-Solver++(2M): y' = D~ + s' / s (y - D~), D~ extrapolated
 
-so that over the same levels every process gives the same samples; the larger of the DDPM
-variances is the exception. `samplers.sde` has those that step in time.
+Over the same levels, every process therefore gives the same samples, except with the larger
+variance of DDPM. The module `time_solvers` has the solvers that step in time.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,13 @@ from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
 class DPMSolverState(NamedTuple):
-    """x_t, and of the step before the denoised example and h = log(s / s'), 0 at first."""
+    """State of DPM-Solver++(2M).
+
+    Attributes:
+        x: x_t.
+        denoised: D at the previous step.
+        log_step: h = log(s / s') of the previous step; 0 before the first step.
+    """
 
     x: Example
     denoised: Example
@@ -36,16 +42,31 @@ class DPMSolverState(NamedTuple):
 
 
 def ddim(process: Process, *, eta: float | Scalar = 0.0) -> Solver:
-    """DDIM: eta = 0 is deterministic, eta = 1 is `ancestral`; one evaluation a step.
+    """DDIM: deterministic for eta = 0, equal to `ancestral` for eta = 1; one evaluation per step.
 
-    With eta = 0 it is Euler's method on dy/ds = eps, of first order in the levels, and the
-    same for every process after rescaling.
+    With eta = 0 it is Euler's method on dy/ds = eps, of first order in the levels, and the same
+    for every process up to scale.
+
+    Args:
+        process: the noise process to reverse.
+        eta: the share of fresh noise, in [0, 1].
 
     Raises:
         ValueError: if `eta` is not in [0, 1].
 
     References:
         Song, Meng & Ermon, arXiv:2010.02502, equation 12.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import noise, samplers
+        >>> process = noise.edm(sigma_min=0.01, sigma_max=10.0)
+        >>> times = noise.times_of_levels(process, noise.karras(10.0, 0.01, 10))
+        >>> denoise_fn = lambda y, sigma: jnp.ones(2)  # all data at (1, 1)
+        >>> x = samplers.sample(samplers.ddim(process), denoise_fn, jax.random.key(0), jnp.zeros(2),
+        ...                     times, final_denoise=True)
+        >>> x.tolist()
+        [1.0, 1.0]
     """
     if not holds(lambda eta: (eta >= 0) & (eta <= 1), eta):
         raise ValueError(f"`ddim` got eta={eta}: give a number in [0, 1].")
@@ -65,16 +86,17 @@ def ddim(process: Process, *, eta: float | Scalar = 0.0) -> Solver:
 
 
 def ancestral(process: Process, *, large_variance: bool = False) -> Solver:
-    """Ancestral sampling of a DDPM; one evaluation a step.
+    """Ancestral sampling of DDPM; one evaluation per step.
 
-    The mean is that of q(x_t' | x_t, x_0 = D). The variance is that of q as well,
-    s'^2 (s^2 - s'^2) / s^2 ("fixed small"), right for data of one point; or that of
-    q(x_t | x_t'), sigma^2 - (alpha sigma' / alpha')^2 ("fixed large"), right for data
-    N(0, I) under a variance-preserving process. They differ where steps are long.
+    The mean is that of q(x_t' | x_t, x_0 = D). The variance is by default also that of q,
+    s'^2 (s^2 - s'^2) / s^2 ("fixed small"), which is right for data at a single point. With
+    `large_variance` it is that of q(x_t | x_t'), sigma^2 - (alpha sigma' / alpha')^2
+    ("fixed large"), which is right for data N(0, I) under a variance-preserving process. They
+    differ where steps are long.
 
     Args:
-        process: the process that is run back.
-        large_variance: the second of the two.
+        process: the noise process to reverse.
+        large_variance: True for the larger variance.
 
     References:
         Ho, Jain & Abbeel, arXiv:2006.11239, section 3.2; for variance-exploding processes
@@ -104,17 +126,31 @@ def edm(
     churn_max: float = float("inf"),
     noise_scale: float = 1.0,
 ) -> Solver:
-    """EDM's sampler: Heun's method in the level, of second order; two evaluations a step.
+    """EDM sampler: Heun's method in the noise level, of second order; two evaluations per step.
 
-    Between levels `churn_min` and `churn_max` a step first adds noise up to the level
-    s (1 + gamma): the paper's min(S_churn / N, sqrt(2) - 1). Its algorithms 1 and 2 end in
-    `final_denoise`: 18 levels are 35 evaluations.
+    Between the levels `churn_min` and `churn_max`, a step first adds noise to raise the level s
+    to s (1 + gamma). The paper's gamma is min(S_churn / N, sqrt(2) - 1). Its algorithms 1 and 2
+    end with `final_denoise`: 18 levels take 35 evaluations.
+
+    Args:
+        process: the noise process to reverse.
+        gamma: relative increase of the level before a step; 0 is deterministic.
+        churn_min: lowest level at which noise is added (S_tmin).
+        churn_max: highest level at which noise is added (S_tmax).
+        noise_scale: standard deviation of the added noise (S_noise).
 
     Raises:
         ValueError: if `gamma` is not in [0, sqrt(2) - 1].
 
     References:
         Karras et al., arXiv:2206.00364.
+
+    Examples:
+        >>> from ebm_jax import noise, samplers
+        >>> process = noise.edm()
+        >>> times = noise.times_of_levels(process, noise.karras(80.0, 0.002, 18))
+        >>> samplers.num_evaluations(samplers.edm(process), times, final_denoise=True)
+        35
     """
     if not 0 <= gamma <= 2**0.5 - 1 + 1e-6:
         raise ValueError(f"`edm` got gamma={gamma}: give a number in [0, sqrt(2) - 1].")
@@ -137,10 +173,13 @@ def edm(
 
 
 def dpm_solver_pp_2m(process: Process) -> Solver:
-    """DPM-Solver++(2M): second order for one evaluation a step, from the last two denoised.
+    """DPM-Solver++(2M), a multistep solver of second order; one evaluation per step.
 
-    With lambda = -log s, h = lambda' - lambda and r = h_before / h,
-    D~ = D + (D - D_before) / (2 r); the first step is `ddim`.
+    It extrapolates from the last two denoised examples to D~ = D + (D - D_before) / (2 r), with
+    lambda = -log s, h = lambda' - lambda and r = h_before / h. The first step is that of `ddim`.
+
+    Args:
+        process: the noise process to reverse.
 
     References:
         Lu et al., arXiv:2211.01095, algorithm 2.
@@ -168,12 +207,12 @@ def dpm_solver_pp_2m(process: Process) -> Solver:
 def _denoised_and_noise(
     process: Process, denoise_fn: DenoiseFn, x: Example, t: Scalar
 ) -> tuple[Example, Example]:
-    """D and eps at x_t."""
+    """Returns D and eps at x_t."""
     y, level = x / process.alpha(t), process.level(t)
     denoised = denoise_fn(y, level)
     return denoised, (y - denoised) / level
 
 
 def _posterior_scale(level: Scalar, next_level: Scalar) -> Scalar:
-    """The standard deviation of y' given y and x_0: s' sqrt(s^2 - s'^2) / s."""
+    """Returns the standard deviation of y' given y and x_0: s' sqrt(s^2 - s'^2) / s."""
     return next_level / level * safe_sqrt((level - next_level) * (level + next_level))

@@ -1,7 +1,7 @@
-"""Solvers that step in time: the reverse SDE and the probability flow of any process.
+"""Solvers that step in time: the reverse SDE and the probability-flow ODE of any process.
 
-    dx = (f x - g^2 s) dt + g dw         back in time, the reverse SDE
-    dx = (f x - g^2 s / 2) dt            the probability flow: the same law at every t
+    dx = (f x - g^2 s) dt + g dw         backward in time, the reverse SDE
+    dx = (f x - g^2 s / 2) dt            the probability-flow ODE: the same marginals at every t
 
 References:
     Song et al., arXiv:2011.13456; Anderson, Reverse-time diffusion equation models, 1982.
@@ -23,7 +23,7 @@ from ebm_jax.types import DenoiseFn, Example, PRNGKey, Scalar
 
 
 def euler_maruyama(process: Process) -> Solver:
-    """The reverse SDE by Euler and Maruyama, of weak order 1; one evaluation a step."""
+    """Reverse SDE by the Euler-Maruyama method, of weak order 1; one evaluation per step."""
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
         passed = t - t_next
@@ -35,7 +35,7 @@ def euler_maruyama(process: Process) -> Solver:
 
 
 def euler(process: Process) -> Solver:
-    """The probability flow by Euler's method, of order 1; one evaluation a step."""
+    """Probability-flow ODE by Euler's method, of order 1; one evaluation per step."""
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
         return x + (t_next - t) * process.velocity(denoise_fn, x, t)
@@ -44,9 +44,9 @@ def euler(process: Process) -> Solver:
 
 
 def heun(process: Process) -> Solver:
-    """The probability flow by Heun's method, of order 2; two evaluations a step.
+    """Probability-flow ODE by Heun's method, of order 2; two evaluations per step.
 
-    For `noise.edm` it is `edm` without churn.
+    For `noise.edm` it equals `samplers.edm` without churn.
     """
 
     def step(denoise_fn: DenoiseFn, key: PRNGKey, x: Example, t: Scalar, t_next: Scalar) -> Example:
@@ -65,22 +65,30 @@ def predictor_corrector(
     snr: float,
     num_corrections: int = 1,
 ) -> Solver:
-    """Langevin steps at each time, then a step of `predictor` to the next.
+    """Predictor-corrector sampler (PC): Langevin steps at each time, then a step of `predictor`.
 
     A correction is x + h s + sqrt(2 h) n with h = 2 (snr sigma)^2. The published
-    h = 2 (snr |n| / |s|)^2 [arXiv:2011.13456] takes both norms over a batch, so that a
-    sample depends on its neighbors; |n| / |s| is sigma where the score is mostly noise,
-    and a step size that does not see the chain keeps its law to first order.
+    h = 2 (snr |n| / |s|)^2 [arXiv:2011.13456] takes both norms over a batch, so that a sample
+    depends on the others of its batch. Where the score is mostly noise, |n| / |s| is sigma. A step
+    size that does not depend on the chain preserves its distribution to first order.
 
     Args:
-        process: the process that is run back.
-        predictor: makes the solver of the steps between: `ancestral`, `euler_maruyama`.
-        snr: signal-to-noise ratio of a correction, positive; .16 is published for both
-            VE and VP images. Above 1 the corrections diverge.
-        num_corrections: Langevin steps at each time, 1 or more.
+        process: the noise process to reverse.
+        predictor: makes the predictor of a process: `ancestral`, `euler_maruyama`.
+        snr: signal-to-noise ratio of a correction, positive; 0.16 is published for images with
+            both VE and VP. Above 1 the corrections diverge.
+        num_corrections: number of Langevin steps at each time, at least 1.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: if `snr` or `num_corrections` is not positive.
+
+    Examples:
+        >>> from ebm_jax import noise, samplers
+        >>> process = noise.vp()
+        >>> solver, times = samplers.predictor_corrector(process, snr=0.16), noise.uniform_times(
+        ...     process, 100)
+        >>> samplers.num_evaluations(solver, times, final_denoise=True)
+        201
     """
     check_positive("predictor_corrector", snr=snr)
     check_count("predictor_corrector", num_corrections=num_corrections)
