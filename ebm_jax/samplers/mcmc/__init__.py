@@ -1,4 +1,4 @@
-"""Markov chains: kernels, the scan that runs them, warm-up, replay buffers and tempering."""
+"""Markov chain Monte Carlo (MCMC): kernels, runs, warm-up, replay buffers and tempering."""
 
 from ebm_jax.samplers.mcmc.adaptation import warm_up
 from ebm_jax.samplers.mcmc.hmc import hmc

@@ -1,12 +1,12 @@
-"""Warm-up: a step size tuned to a target acceptance, then frozen.
+"""Warm-up: adapts a step size to a target acceptance rate, then fixes it.
 
-Dual averaging of Nesterov as in arXiv:1111.4246, section 3.2: at step t, with acceptance a_t,
+Nesterov's dual averaging as in arXiv:1111.4246, section 3.2: at step t, with acceptance a_t,
 
     H_t = (1 - 1 / (t + 10)) H_(t-1) + (target - a_t) / (t + 10)
     log h_t = mu - sqrt(t) / .05 H_t,            mu = log(10 h_0)
     log hbar_t = t^(-3/4) log h_t + (1 - t^(-3/4)) log hbar_(t-1)
 
-The chain is no Markov chain while it adapts; the frozen kernel has its law again.
+While it adapts, the chain is not Markov; the kernel with the final step size is again exact.
 """
 
 from collections.abc import Callable
@@ -30,28 +30,39 @@ def warm_up(
     target: float,
     initial: float,
 ) -> tuple[Kernel, Any, Scalar]:
-    """Adapt the step size of one chain; a function of this chain alone, also under `vmap`.
+    """Adapts the step size of one chain by dual averaging.
+
+    The result depends on this chain alone, also under `vmap`.
 
         kernel, state, _ = warm_up(lambda h: mala(energy_fn, step_size=h), key, x, ...)
         state, draws = run(kernel, other_key, state, 1000, collect=...)
 
     Args:
-        make_kernel: a kernel from a step size; its info has an `accept_prob`.
+        make_kernel: makes a kernel of a step size; the kernel's info has a field `accept_prob`.
         key: PRNG key of the warm-up.
-        x: where the chain starts.
-        num_steps: steps of adaptation, at least 1; some hundreds are usual.
-        target: the acceptance aimed at: .234 for `random_walk`, .574 for `mala`, .65 for
-            `hmc`.
+        x: the start of the chain.
+        num_steps: number of adaptation steps, at least 1; some hundreds are usual.
+        target: target acceptance rate: 0.234 for `random_walk`, 0.574 for `mala`, 0.65 for `hmc`.
         initial: h_0, the first step size, positive.
 
     Returns:
-        The kernel at the averaged step size, the chain's state, and that step size.
+        The kernel with the averaged step size, the state of the chain, and that step size.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: if `num_steps`, `target` or `initial` is out of range.
 
     References:
         Hoffman & Gelman, arXiv:1111.4246.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> make_kernel = lambda h: samplers.random_walk(lambda x: jnp.sum(x**2) / 2, step_size=h)
+        >>> kernel, state, step_size = samplers.warm_up(
+        ...     make_kernel, jax.random.key(0), jnp.zeros(10),
+        ...     num_steps=500, target=0.234, initial=1.0)
+        >>> bool(0.4 < step_size < 1.2)  # the optimum is about 2.4 / sqrt(10)
+        True
     """
     check_positive("warm_up", initial=initial)
     if not 0 < target < 1:

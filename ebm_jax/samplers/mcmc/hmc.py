@@ -1,9 +1,9 @@
-"""Hamiltonian Monte Carlo: proposals by a leapfrog path of H(x, p) = E(x) + |p|^2 / 2.
+"""Hamiltonian Monte Carlo (HMC): proposals by leapfrog paths of H(x, p) = E(x) + |p|^2 / 2.
 
     p <- p - h/2 grad E(x);   x <- x + h p;   p <- p - h/2 grad E(x)
 
-keeps volume and runs backward under p -> -p, so that a path from p ~ N(0, T I) is a
-symmetric proposal, accepted with min(1, exp((H - H') / T)) (arXiv:1206.1901).
+preserves volume and is reversible under p -> -p. A path from p ~ N(0, T I) is therefore a
+symmetric proposal, accepted with probability min(1, exp((H - H') / T)) (arXiv:1206.1901).
 """
 
 from typing import Any
@@ -31,25 +31,35 @@ def hmc(
     num_leapfrog: int,
     temperature: float | Scalar = 1.0,
 ) -> Kernel:
-    """Hamiltonian Monte Carlo with a path of fixed length; exact for every step size.
+    """Hamiltonian Monte Carlo (HMC) with paths of fixed length; exact for every step size.
 
-    One leapfrog step is `mala` at step size h^2 / 2. The best acceptance is near .65. On
-    a Gaussian a path of a whole period comes back to its start: do not aim h L at one.
+    With one leapfrog step of size h it is `mala` with step size h^2 / 2. The optimal acceptance
+    rate is near 0.65. On a Gaussian, a path as long as a whole period returns to its start: avoid
+    an h L near a period.
 
     Args:
         energy_fn: E(x), a scalar for one example.
-        step_size: h > 0 of the leapfrog, in units of x.
-        num_leapfrog: L, leapfrog steps and gradients in one transition, at least 1.
+        step_size: h > 0 of the leapfrog, in the units of x.
+        num_leapfrog: L, the number of leapfrog steps and of gradients per transition, at least 1.
         temperature: T > 0; 1 samples p itself.
 
     Returns:
         A kernel whose state is `GradientState` and whose info is `MetropolisInfo`.
 
     Raises:
-        ValueError: as `random_walk`, and for `num_leapfrog` below 1.
+        ValueError: in the cases of `random_walk`, and if `num_leapfrog` is below 1.
 
     References:
-        Duane et al. 1987; Neal, arXiv:1206.1901; Beskos et al., arXiv:1001.4460 (.65).
+        Duane et al. 1987; Neal, arXiv:1206.1901; Beskos et al., arXiv:1001.4460 (0.65).
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> kernel = samplers.hmc(lambda x: jnp.sum(x**2) / 8, step_size=1.0, num_leapfrog=3)
+        >>> state, xs = samplers.run(kernel, jax.random.key(0), kernel.init(jnp.zeros(1)), 20_000,
+        ...                          collect=lambda state, info: state.x)
+        >>> round(float(xs.std()), 1)  # E = x^2 / 8 is that of N(0, 4)
+        2.0
     """
     check_positive("hmc", step_size=step_size, temperature=temperature)
     check_count("hmc", num_leapfrog=num_leapfrog)

@@ -1,15 +1,15 @@
-"""One transition of one chain, and its scan.
+"""The interface of Markov kernels, and the scan that runs one.
 
-A kernel is three pure functions: `init` makes a chain's state from a point, `draw` makes
-the randomness of steps to come, `move` takes one step with it. Many chains are `jax.vmap`
-over keys and states; with `example_keys` chain i draws the same numbers alone,
-among a million, or spread over devices.
+A kernel is three pure functions: `init` makes the state of a chain from a point, `draw` draws
+the randomness of the next steps, and `move` takes one step with it. Many chains are a
+`jax.vmap` over keys and states. With `example_keys`, chain i draws the same numbers alone, in a
+batch of a million, or sharded over devices.
 
-Two things here are for speed alone and change no law. The noise of a block of steps is drawn
-at once, since folding a key for every step costs as much as the draw of a small state.
-And a small state is carried as scalars: under `vmap` each is one vector over chains, where
-a carry of shape (chains, 2) would leave XLA an inner loop of length 2 (together 4-6 times
-faster for a 2-D mixture on CPU).
+Two optimizations do not change any distribution. The noise of a block of steps is drawn at
+once, since folding a key at every step costs as much as drawing the noise of a small state. And
+a small state is carried as scalars: under `vmap` each is one vector over chains, where a carry
+of shape (chains, 2) would give XLA an inner loop of length 2. Together they are 4-6 times
+faster for a 2-D mixture on CPU.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ Collect = Callable[[Any, Any], Any]
 
 
 class Kernel(NamedTuple):
-    """A Markov transition.
+    """A Markov kernel: one transition of one chain.
 
     Attributes:
-        init: init(x) -> state. The state caches what the next step needs and has the
-            point as its field `x`.
-        draw: draw(key, state, num_steps) -> the randomness of `num_steps` steps, a
-            pytree stacked on axis 0; it uses the shapes of `state` only.
-        move: move(noise, state) -> (state, info), one deterministic step; info is for
-            people and costs nothing when it is not collected.
+        init: init(x) -> state. The state caches what the next step needs; its field `x` is the
+            point.
+        draw: draw(key, state, num_steps) -> the randomness of `num_steps` steps, a pytree stacked
+            on axis 0. It uses only the shapes of `state`.
+        move: move(noise, state) -> (state, info), one deterministic step. The info is for
+            diagnostics and costs nothing unless it is collected.
     """
 
     init: Callable[[Example], Any]
@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
     move: Callable[[PyTree, Any], tuple[Any, Any]]
 
     def step(self, key: PRNGKey, state: Any) -> tuple[Any, Any]:
-        """One transition from a key: (state, info)."""
+        """Takes one transition with a key; returns (state, info)."""
         noise = self.draw(key, state, 1)
         moved, info = self.move(jax.tree.map(lambda leaf: leaf[0], noise), state)
         return same_dtypes(moved, state), info
@@ -63,24 +63,33 @@ def run(
     burn_in: int = 0,
     thinning: int = 1,
 ) -> tuple[Any, Any]:
-    """`burn_in + num_steps` transitions of one chain as one compiled scan.
+    """Runs one chain for `burn_in + num_steps` transitions, as one compiled scan.
 
     Args:
-        kernel: the transition.
-        key: PRNG key of the chain. A longer run begins with the shorter one.
-        state: where the chain starts, from `kernel.init(x)`.
-        num_steps: how many transitions after the burn-in, a multiple of `thinning`.
-        collect: what to keep of a step, as a function of (state, info); nothing by
-            default, so that memory does not grow with `num_steps`.
-        burn_in: transitions before anything is kept.
-        thinning: of how many transitions one, the last, is kept.
+        kernel: the Markov kernel.
+        key: PRNG key of the chain. A longer run begins with the steps of a shorter one.
+        state: the start of the chain, from `kernel.init(x)`.
+        num_steps: number of transitions after the burn-in, a multiple of `thinning`.
+        collect: a function of (state, info) that returns what to keep of a step. By default
+            nothing is kept, so that memory does not grow with `num_steps`.
+        burn_in: number of transitions before anything is kept.
+        thinning: keep one of every `thinning` transitions, the last.
 
     Returns:
-        The last state, and what `collect` returned, stacked on a first axis of
+        The last state, and the results of `collect` stacked on a first axis of length
         num_steps / thinning (or None).
 
     Raises:
         ValueError: if `num_steps`, `burn_in` or `thinning` is out of range.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> kernel = samplers.mala(lambda x: jnp.sum(x**2) / 2, step_size=0.5)
+        >>> state, xs = samplers.run(kernel, jax.random.key(0), kernel.init(jnp.zeros(2)), 100,
+        ...                          collect=lambda state, info: state.x, thinning=10)
+        >>> xs.shape
+        (10, 2)
     """
     check_count("run", num_steps=num_steps, thinning=thinning)
     check_count("run", least=0, burn_in=burn_in)
@@ -108,7 +117,7 @@ def run(
 def _run_every(
     kernel: Kernel, key: PRNGKey, state: Any, num_steps: int, collect: Collect | None
 ) -> tuple[Any, Any]:
-    """The scan over blocks of steps, each with its noise drawn at once."""
+    """Scans over blocks of steps, drawing the noise of each block at once."""
     small = sum(leaf.size for leaf in jax.tree.leaves(state)) <= 4 * SMALL
     block = min(BLOCK if small else LARGE_BLOCK, num_steps)
 
@@ -143,7 +152,7 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: PyTree) ->
 
 
 def _lanes(state: Any) -> tuple[Callable[[Any], list[Any]], Callable[[list[Any]], Any]]:
-    """How to carry a state with its small arrays as tuples of scalars, and back."""
+    """Returns functions that turn the small arrays of a state into tuples of scalars, and back."""
     leaves, structure = jax.tree.flatten(state)
     shapes = [leaf.shape for leaf in leaves]
     small = [leaf.ndim > 0 and leaf.size <= SMALL for leaf in leaves]
@@ -163,7 +172,7 @@ def _lanes(state: Any) -> tuple[Callable[[Any], list[Any]], Callable[[list[Any]]
 
 
 def same_dtypes(new: PyTree, old: PyTree) -> PyTree:
-    """Returns `new` in the dtypes of `old`: a step in wider arithmetic ends in the state's own."""
+    """Returns `new` cast to the dtypes of `old`, after a step in wider arithmetic."""
     return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), new, old)
 
 
@@ -193,11 +202,11 @@ def log_uniforms(key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
 
 
 def langevin_scale(step_size: float | Scalar, temperature: float | Scalar) -> Scalar:
-    """Returns sqrt(2 h T), whose derivative by h is finite at T = 0 too."""
+    """Returns sqrt(2 h T), whose derivative in h is finite also at T = 0."""
     return jnp.sqrt(jnp.asarray(step_size)) * jnp.sqrt(2 * jnp.asarray(temperature))
 
 
 def standard_normals(key: PRNGKey, x: Example, num_steps: int) -> jax.Array:
-    """N(0, 1) of shape (num_steps, *x.shape); XLA draws long rows faster than small images."""
+    """Draws N(0, 1) of shape (num_steps, *x.shape); as long rows, which XLA draws faster."""
     normals = jax.random.normal(key, (num_steps, x.size), wide_dtype(x.dtype))
     return normals.reshape(num_steps, *x.shape)
