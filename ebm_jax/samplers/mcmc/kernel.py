@@ -25,7 +25,7 @@ from ebm_jax.types import Example, PRNGKey, Scalar
 
 SMALL = 8  # entries up to which an array is carried as scalars
 BLOCK = 50  # steps of a small state whose noise is drawn at once
-LARGE_BLOCK = 4  # of a large one: few enough that memory stays that of the chains
+LARGE_BLOCK = 4  # the same for a large state, small enough not to need much memory
 
 Collect = Callable[[Any, Any], Any]
 

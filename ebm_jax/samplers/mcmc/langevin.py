@@ -1,7 +1,7 @@
-"""Langevin kernels: x' = x + h s(x) + sqrt(2 h T) n, step size h, temperature T.
+"""Langevin kernels: x' = x + h s(x) + sqrt(2 h T) n with step size h and temperature T.
 
-At T = 1 and h -> 0 the chain's law tends to p(x) ~ exp(-E(x)), s = -grad E; at
-another T to p^(1/T). Without a Metropolis step the law at finite h is biased.
+At T = 1 and h -> 0 the chain's distribution tends to p(x) ~ exp(-E(x)), where s = -grad E; at
+another T it tends to p^(1/T). Without a Metropolis step, it is biased at finite h.
 """
 
 import operator
@@ -24,13 +24,13 @@ from ebm_jax.types import Example, PRNGKey, Scalar, ScoreFn
 
 
 class LangevinState(NamedTuple):
-    """The chain's point."""
+    """The point of the chain."""
 
     x: Example
 
 
 class UnderdampedState(NamedTuple):
-    """The chain's point, its velocity, and the score at the point."""
+    """The point of the chain, its velocity, and the score at the point."""
 
     x: Example
     v: Example
@@ -38,7 +38,7 @@ class UnderdampedState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """The Euclidean norm of the score at the point that the step left."""
+    """The Euclidean norm of the score at the point before the step."""
 
     score_norm: Scalar
 
@@ -46,14 +46,13 @@ class LangevinInfo(NamedTuple):
 def ula(
     score_fn: ScoreFn, *, step_size: float | Scalar, temperature: float | Scalar = 1.0
 ) -> Kernel:
-    """The unadjusted Langevin algorithm: x' = x + h s(x) + sqrt(2 h T) n.
+    """Unadjusted Langevin algorithm (ULA): x' = x + h s(x) + sqrt(2 h T) n.
 
-    On N(0, s^2 I) its stationary variance is T s^2 / (1 - h / (2 s^2)) instead of
-    T s^2: the bias of a finite step. It diverges for h > 2 s^2.
+    On N(0, s^2 I) its stationary variance is T s^2 / (1 - h / (2 s^2)) instead of T s^2, the bias
+    of a finite step. It diverges for h > 2 s^2.
 
     Args:
-        score_fn: s(x) = grad log p(x), of the shape of x; for an energy use
-            `calculus.score_from_energy`.
+        score_fn: s(x) = grad log p(x), such as `calculus.score_from_energy` of an energy.
         step_size: h, positive, in squared units of x.
         temperature: T, not negative; 1 samples p itself.
 
@@ -61,12 +60,19 @@ def ula(
         A kernel whose state is `LangevinState`.
 
     Raises:
-        ValueError: for a step size or temperature out of range, and from `init`
-            when the score's shape is not that of x.
+        ValueError: for numbers out of range, and from `init` for a score of another shape than x.
 
     References:
-        Roberts & Tweedie, Exponential convergence of Langevin distributions and
-        their discrete approximations, Bernoulli 1996.
+        Roberts & Tweedie, Exponential convergence of Langevin distributions ..., Bernoulli 1996.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> kernel = samplers.ula(lambda x: -x, step_size=1.0)
+        >>> start = kernel.init(jnp.zeros(1))
+        >>> _, found = samplers.moments(kernel, jax.random.key(0), start, 20_000)
+        >>> round(float(found.variance[0]), 1)  # 1 / (1 - h / 2)
+        2.0
     """
     _check_numbers("ula", step_size, temperature)
 
@@ -89,25 +95,24 @@ def preconditioned(
     preconditioner: Example | Float[Array, "n n"],
     temperature: float | Scalar = 1.0,
 ) -> Kernel:
-    """Langevin in other units: x' = x + h C s(x) + sqrt(2 h T) C^(1/2) n.
+    """Preconditioned Langevin: x' = x + h C s(x) + sqrt(2 h T) C^(1/2) n.
 
-    It is `ula` on y = C^(-1/2) x. With C the covariance of a Gaussian law every
-    direction has the stationary variance T c / (1 - h / 2) of `ula` on N(0, I).
+    It is `ula` on y = C^(-1/2) x. If C is the covariance of a Gaussian target, a direction of
+    variance c has the stationary variance T c / (1 - h / 2), as for `ula` on N(0, I).
 
     Args:
         score_fn: s(x), of the shape of x.
-        step_size: h, positive; below 2 where C is the law's covariance.
-        preconditioner: C. An array of the shape of x is its diagonal, with positive entries;
-            for an x of shape (n,), an array of shape (n, n) is the whole matrix, symmetric
-            and positive definite.
+        step_size: h, positive; below 2 if C is the covariance of the target.
+        preconditioner: C. An array of the shape of x is its diagonal, with positive entries. For
+            an x of shape (n,), an array of shape (n, n) is the whole matrix, symmetric and
+            positive definite.
         temperature: T, not negative.
 
     Returns:
         A kernel whose state is `LangevinState`.
 
     Raises:
-        ValueError: as `ula`, and, also from `init`, for a C that is known and not symmetric
-            and positive definite.
+        ValueError: in the cases of `ula`, and for a concrete C that is not positive definite.
     """
     _check_numbers("preconditioned", step_size, temperature)
     square = preconditioner.ndim == 2 and len(set(preconditioner.shape)) == 1
@@ -127,7 +132,7 @@ def preconditioned(
     check_definite(good_diagonal or good_matrix)
 
     def root_for(x: Example) -> tuple[Callable[[Array, Array], Array], Array]:
-        """How C and its root multiply an array of the shape of x, and that root."""
+        """Returns the product of C or its root with an array of the shape of x, and that root."""
         if preconditioner.shape == x.shape:
             return jnp.multiply, jnp.sqrt(preconditioner)
         if factor is not None and preconditioner.shape == x.shape * 2:
@@ -160,25 +165,25 @@ def underdamped(
     friction: float | Scalar,
     temperature: float | Scalar = 1.0,
 ) -> Kernel:
-    """Underdamped Langevin dynamics by the splitting BAOAB, one score a step.
+    """Underdamped Langevin dynamics by the BAOAB splitting; one score per step.
 
         dx = v dt,   dv = s(x) dt - g v dt + sqrt(2 g T) dW
 
-    On N(0, s^2 I) the law of x is exact for every h < 2 s, while v has variance
+    On N(0, s^2 I) the distribution of x is exact for every h < 2 s, while v has variance
     T (1 - h^2 / (4 s^2)) instead of T. Chains start at rest.
 
     Args:
         score_fn: s(x), of the shape of x.
-        step_size: h, positive, in units of x (unit mass).
-        friction: g, positive; 1 / g is the time over which v is forgotten.
+        step_size: h, positive, in the units of x (unit mass).
+        friction: g, positive; 1 / g is the time in which v is forgotten.
         temperature: T, not negative.
 
     Returns:
         A kernel whose state is `UnderdampedState`.
 
     Raises:
-        ValueError: as `ula`, for a friction that is not positive, and from `init` (outside
-            jit) for a score that is not finite at the starting point.
+        ValueError: in the cases of `ula`, for a friction that is not positive, and from `init`
+            (outside jit) for a score that is not finite at the starting point.
 
     References:
         Leimkuhler & Matthews, arXiv:1203.5428.
@@ -207,12 +212,12 @@ def underdamped(
 
 
 def boxed(kernel: Kernel, low: float | Scalar, high: float | Scalar) -> Kernel:
-    """A Langevin kernel whose point is clipped to [low, high] after every step.
+    """Returns a Langevin kernel whose point is clipped to [low, high] after every step.
 
     Args:
-        kernel: one whose state is `LangevinState`.
-        low: the least value of every entry.
-        high: the greatest, above `low`.
+        kernel: a kernel whose state is `LangevinState`.
+        low: the smallest value of every entry.
+        high: the largest value of every entry, above `low`.
 
     Raises:
         ValueError: if low >= high, and from `init` if the state caches more than x.

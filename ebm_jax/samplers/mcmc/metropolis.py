@@ -1,11 +1,11 @@
-"""Metropolis-Hastings kernels: they keep p^(1/T) ~ exp(-E / T) exactly, whatever the step.
+"""Metropolis-Hastings kernels, which keep p^(1/T) ~ exp(-E / T) exactly for every step size.
 
 A proposal x' ~ q(. | x) is accepted with probability
 
     min(1, exp((E(x) - E(x')) / T) q(x | x') / q(x' | x)),
 
-else the chain stays (Metropolis et al. 1953, Hastings 1970). A ratio that is not a number
-counts as a rejection and is flagged in the info: a chain that starts at a NaN stays there.
+else the chain stays (Metropolis et al. 1953, Hastings 1970). If the ratio is NaN, the proposal
+is rejected and the info is flagged; a chain that starts at a NaN stays there.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
 class MetropolisInfo(NamedTuple):
-    """What one proposal met.
+    """Information about one proposal.
 
     Attributes:
-        accept_prob: the probability of acceptance.
-        accepted: whether the chain moved.
-        failed: whether the ratio was not a number: an energy or gradient that is not
-            finite at the proposal or at the chain's own point. Count it over a run.
+        accept_prob: the acceptance probability.
+        accepted: True if the chain moved.
+        failed: True if the ratio was NaN, because an energy or gradient was not finite at the
+            proposal or at the chain's own point. Count these over a run.
     """
 
     accept_prob: Scalar
@@ -42,14 +42,14 @@ class MetropolisInfo(NamedTuple):
 
 
 class WalkState(NamedTuple):
-    """The chain's point and its energy."""
+    """The point of the chain and its energy."""
 
     x: Example
     energy: Scalar
 
 
 class GradientState(NamedTuple):
-    """The chain's point, its energy and the energy's gradient there."""
+    """The point of the chain, its energy, and the gradient of the energy there."""
 
     x: Example
     energy: Scalar
@@ -61,21 +61,20 @@ def random_walk(
 ) -> Kernel:
     """Random-walk Metropolis: x' = x + h n, accepted with min(1, exp((E(x) - E(x')) / T)).
 
-    Needs no gradient. In d dimensions the best step shrinks as d^(-1/2), at an
-    acceptance near .234.
+    It needs no gradient. In d dimensions the optimal step size is proportional to d^(-1/2), with
+    an acceptance rate near 0.234.
 
     Args:
-        energy_fn: E(x), a scalar for one example; it may be infinite off the support.
-        step_size: h > 0, the proposal's standard deviation in units of x.
+        energy_fn: E(x), a scalar for one example; it may be infinite outside the support.
+        step_size: h > 0, the standard deviation of the proposal, in the units of x.
         temperature: T > 0; 1 samples p itself.
 
     Returns:
         A kernel whose state is `WalkState` and whose info is `MetropolisInfo`.
 
     Raises:
-        ValueError: for numbers out of range, and from `init` for an energy that is no
-            float scalar or, outside jit, for an energy or gradient that is not finite at
-            the starting point.
+        ValueError: for numbers out of range, and from `init` for an energy that is not a float
+            scalar or, outside jit, for an energy that is not finite at the starting point.
 
     References:
         Roberts, Gelman & Gilks, Weak convergence and optimal scaling of random walk
@@ -101,12 +100,12 @@ def random_walk(
 def mala(
     energy_fn: EnergyFn, *, step_size: float | Scalar, temperature: float | Scalar = 1.0
 ) -> Kernel:
-    """Metropolis-adjusted Langevin: `ula` proposals with their bias removed.
+    """Metropolis-adjusted Langevin algorithm (MALA): `ula` proposals with their bias removed.
 
         x' = x - h grad E(x) + sqrt(2 h T) n
 
-    Exact for every h, at one gradient a step. The best step shrinks as d^(-1/3), at an
-    acceptance near .574.
+    It is exact for every h, at one gradient per step. The optimal step size is proportional to
+    d^(-1/3), with an acceptance rate near 0.574.
 
     Args:
         energy_fn: E(x), a scalar for one example.
@@ -117,11 +116,21 @@ def mala(
         A kernel whose state is `GradientState` and whose info is `MetropolisInfo`.
 
     Raises:
-        ValueError: as `random_walk`.
+        ValueError: in the cases of `random_walk`, and from `init`, outside jit, for a gradient
+            that is not finite at the starting point.
 
     References:
         Roberts & Rosenthal, Optimal scaling of discrete approximations to Langevin
         diffusions, JRSS B 1998.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> kernel = samplers.mala(lambda x: jnp.sum(x**2) / 2, step_size=1.0)
+        >>> state, xs = samplers.run(kernel, jax.random.key(0), kernel.init(jnp.zeros(1)), 20_000,
+        ...                          collect=lambda state, info: state.x)
+        >>> round(float(xs.var()), 1)  # `ula` has 2.0
+        1.0
     """
     check_positive("mala", step_size=step_size, temperature=temperature)
 
@@ -141,7 +150,7 @@ def mala(
 
 
 def start_with_gradient(name: str, energy_fn: EnergyFn) -> Callable[[Example], GradientState]:
-    """The `init` of a kernel that caches energy and gradient."""
+    """Returns the `init` of a kernel that caches the energy and its gradient."""
 
     def init(x: Example) -> GradientState:
         check_energy(name, energy_fn, x)
@@ -154,7 +163,7 @@ def start_with_gradient(name: str, energy_fn: EnergyFn) -> Callable[[Example], G
 
 
 def draw_proposals(key: PRNGKey, state: Any, num_steps: int) -> tuple[Array, Array]:
-    """Returns standard normals of the shape of x, and logs of uniforms on (0, 1]."""
+    """Returns standard normals of the shape of x, and logarithms of uniforms on (0, 1]."""
     key_noise, key_accept = jax.random.split(key)
     noise = standard_normals(key_noise, state.x, num_steps)
     return noise, log_uniforms(key_accept, (num_steps,))
@@ -163,7 +172,7 @@ def draw_proposals(key: PRNGKey, state: Any, num_steps: int) -> tuple[Array, Arr
 def accept(
     log_uniform: Scalar, log_ratio: Scalar, new: Any, old: Any
 ) -> tuple[Any, MetropolisInfo]:
-    """The new state with probability min(1, exp(log_ratio)), else the old one."""
+    """Returns the new state with probability min(1, exp(log_ratio)), else the old one."""
     accepted = log_uniform <= log_ratio.astype(log_uniform.dtype)  # False for a NaN
     failed = jnp.isnan(log_ratio)
     prob = jnp.where(failed, 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))

@@ -1,12 +1,12 @@
-"""Streaming moments of a chain: memory does not grow with the number of steps.
+"""Running mean and variance of a chain, in memory that does not grow with the number of steps.
 
-The mean m and the sum of squares S are updated with every value v, the n-th,
+The mean m and the sum of squares S are updated with every value v, the n-th, by
 
     e = v - m,   m <- m + e / n,   S <- S + e (v - m)
 
-(Welford). After many steps the increments are below the round-off of m and S, so each sum
-is carried as a pair of numbers, the second of which holds what the first has rounded off
-(Kahan, Further remarks on reducing truncation errors, Communications of the ACM 1965).
+(Welford). After many steps the increments are below the round-off of m and S, so each sum is
+carried as a pair of numbers, the second of which holds what the first has rounded off (Kahan,
+Further remarks on reducing truncation errors, Communications of the ACM 1965).
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ebm_jax.types import Example, PRNGKey
 
 
 class Moments(NamedTuple):
-    """Mean and variance over the steps of a chain, of each entry of a statistic.
+    """Mean and variance of each entry of a statistic over the steps of a chain.
 
     Attributes:
         num_steps: the number of steps that were counted, an integer.
@@ -36,13 +36,13 @@ class Moments(NamedTuple):
 
 
 class _Sum(NamedTuple):
-    """A running sum: what `value` has rounded off is kept in `rest`."""
+    """A running sum; `rest` holds what `value` has rounded off."""
 
     value: Array
     rest: Array
 
     def plus(self, term: Array) -> "_Sum":
-        """Adds a term that is small against the sum."""
+        """Adds a term that is small compared with the sum."""
         term = term + self.rest
         value = self.value + term
         return _Sum(value, term - (value - self.value))
@@ -68,29 +68,38 @@ def moments(
     statistic: Callable[[Any, Any], PyTree] = lambda state, info: state.x,
     burn_in: int = 0,
 ) -> tuple[Any, Moments]:
-    """The mean and variance of a statistic over `num_steps` transitions, kept up step by step.
+    """Returns the running mean and variance of a statistic over `num_steps` transitions.
 
-    Their error is that of float64 sums of the same values, to about 1e-6 of the standard
-    deviation for the mean, however many steps there are and however far from 0 the values.
+    Their error is that of float64 sums of the same values: about 1e-6 of the standard deviation
+    for the mean, whatever the number of steps and the distance of the values from 0.
 
     Args:
-        kernel: the transition.
-        key: PRNG key of the chain, which is then the chain of `run` with this key.
-        state: where it starts, from `kernel.init(x)`.
-        num_steps: how many transitions are counted, from 1 to 2^31 - 1.
-        statistic: what to average, numbers as a function of (state, info); the point itself
-            by default. Booleans count as 0 and 1.
-        burn_in: transitions before the first that counts.
+        kernel: the Markov kernel.
+        key: PRNG key of the chain, which is the same chain as that of `run` with this key.
+        state: the start of the chain, from `kernel.init(x)`.
+        num_steps: number of transitions to count, from 1 to 2^31 - 1.
+        statistic: a function of (state, info) that returns the numbers to average; the point by
+            default. Booleans count as 0 and 1.
+        burn_in: number of transitions before the first that counts.
 
     Returns:
         The last state, and the moments.
 
     Raises:
-        ValueError: from `run`, for steps out of range, or if there are too many to count.
+        ValueError: if `num_steps` or `burn_in` is out of range.
 
     References:
         Welford, Note on a method for calculating corrected sums of squares and
         products, Technometrics 1962.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> kernel = samplers.mala(lambda x: jnp.sum((x - 3) ** 2) / 2, step_size=1.0)
+        >>> state, found = samplers.moments(
+        ...     kernel, jax.random.key(0), kernel.init(jnp.zeros(1)), 20_000, burn_in=100)
+        >>> round(float(found.mean[0]), 1), round(float(found.variance[0]), 1)
+        (3.0, 1.0)
     """
     if num_steps >= 2**31:
         raise ValueError(f"`moments` got num_steps={num_steps}: give at most 2^31 - 1.")

@@ -1,14 +1,14 @@
-"""A replay buffer: chains that go on from one training step to the next.
+"""Replay buffer: chains that continue from one training step to the next (persistent CD, PCD).
 
-A buffer is a pytree of fixed shape, so that it lives on the device inside a compiled
-step and is saved and restored with the run:
+A buffer is a pytree of fixed shape, so it stays on the device inside a compiled step and is
+saved and restored with the run:
 
     starts = draw_starts(draw, key, buffer, batch_size, restart_share=0.05)
     x = ...                                    # some steps of a kernel from starts.x
     buffer = write_back(buffer, starts, x)
 
-Chains that are restarted from noise now and then keep short chains and long ones in
-the buffer: with share r a chain is restarted after 1 / r visits on average.
+Restarting some chains from noise keeps both short and long chains in the buffer. With share r,
+a chain is restarted after 1 / r visits on average.
 
 References:
     Tieleman, Training restricted Boltzmann machines using approximations to the
@@ -27,11 +27,11 @@ from ebm_jax.types import Example, PRNGKey
 
 
 class ReplayBuffer(NamedTuple):
-    """The ends of `size` chains.
+    """The current points of `size` chains.
 
     Attributes:
-        x: where each chain is.
-        age: how many times it was written back since it began.
+        x: the point of each chain.
+        age: how many times each chain was written back since it began.
     """
 
     x: Float[Array, "size *d"]
@@ -39,12 +39,12 @@ class ReplayBuffer(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Where a batch of chains goes on from.
+    """The starting points of a batch of chains.
 
     Attributes:
-        places: their indices in the buffer, no two alike.
+        places: their indices in the buffer, all different.
         x: the points.
-        age: their ages, 0 for those that begin anew.
+        age: their ages, 0 for restarted chains.
     """
 
     places: Int[Array, " batch"]
@@ -53,10 +53,10 @@ class Starts(NamedTuple):
 
 
 def replay_buffer(x: Float[Array, "size *d"]) -> ReplayBuffer:
-    """A buffer of chains that begin at `x`, usually draws of noise.
+    """Makes a buffer of chains that begin at `x`, usually draws of noise.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if `x` is empty.
     """
     if x.shape[0] == 0:
         raise ValueError("`replay_buffer` got 0 chains: give at least one draw to start from.")
@@ -71,21 +71,33 @@ def draw_starts(
     *,
     restart_share: float,
 ) -> Starts:
-    """Where the next `batch_size` chains start, without replacement.
+    """Draws the starting points of the next `batch_size` chains, without replacement.
 
-    This one couples a batch: no two of its chains share a place in the buffer, so that
-    writes do not collide. Whether chain i is restarted, and where, comes from (key, i)
-    alone.
+    This function couples a batch: no two of its chains share a place in the buffer, so that writes
+    do not collide. Whether chain i is restarted, and where, depends only on (key, i).
 
     Args:
-        draw: a start from a key, for the chains that begin anew.
+        draw: draws a new starting point from a key.
         key: PRNG key of this batch.
-        buffer: the chains so far.
-        batch_size: how many starts, at most the size of the buffer.
-        restart_share: the probability that a chain begins anew, in [0, 1].
+        buffer: the current chains.
+        batch_size: number of starts, at most the size of the buffer.
+        restart_share: the probability that a chain is restarted, in [0, 1].
+
+    Returns:
+        The starting points with their places in the buffer.
 
     Raises:
         ValueError: for a batch larger than the buffer, and for numbers out of range.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> buffer = samplers.replay_buffer(jnp.zeros((100, 2)))
+        >>> draw = lambda key: jax.random.normal(key, (2,))
+        >>> starts = samplers.draw_starts(draw, jax.random.key(0), buffer, 10, restart_share=0.0)
+        >>> buffer = samplers.write_back(buffer, starts, starts.x + 1)
+        >>> int(buffer.age.sum()), float(buffer.x.sum())
+        (10, 20.0)
     """
     size = buffer.x.shape[0]
     if not 1 <= batch_size <= size:
@@ -110,7 +122,7 @@ def draw_starts(
 
 
 def write_back(buffer: ReplayBuffer, starts: Starts, x: Float[Array, "batch *d"]) -> ReplayBuffer:
-    """The buffer with chains that went from `starts` to `x` in their places, one visit older."""
+    """Returns the buffer with the chains of `starts` moved to `x`, one visit older."""
     return ReplayBuffer(
         buffer.x.at[starts.places].set(x, unique_indices=True),
         buffer.age.at[starts.places].set(starts.age + 1, unique_indices=True),

@@ -1,12 +1,13 @@
 """Parallel tempering: replicas at several temperatures that exchange their points.
 
-Replica k keeps p^(1/T_k). A swap of neighbors i, j is accepted with
+Replica k keeps p^(1/T_k). A swap of neighbors i, j is accepted with probability
 
     min(1, exp((1/T_i - 1/T_j) (E(x_i) - E(x_j)))),
 
-which keeps the product of all their laws, so that the coldest has its own law exactly
-while the hottest carries it over the barriers. Even and odd neighbors take turns: that
-order lets a replica travel the ladder instead of diffusing along it (arXiv:1905.02939).
+which keeps the product of all their distributions. The coldest replica therefore samples its
+own distribution exactly, while the hottest ones cross the barriers. Even and odd pairs of
+neighbors take turns: this order moves a replica along the ladder faster than diffusion
+(arXiv:1905.02939).
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from ebm_jax.types import Example, PRNGKey, Scalar
 
 
 class TemperedState(NamedTuple):
-    """Replicas stacked on axis 0, coldest first, and whose turn it is to swap."""
+    """Replicas stacked on axis 0, coldest first, and the parity of the pairs that swap next."""
 
     replicas: Any
     turn: Int[Array, ""]
@@ -34,12 +35,12 @@ class TemperedState(NamedTuple):
 
 
 class TemperedInfo(NamedTuple):
-    """What one transition met.
+    """Information about one transition.
 
     Attributes:
-        swap_prob: the acceptance of a swap between replicas k and k + 1, whether or not
-            it was their turn; its mean over a run is the swap rate, good near .2 to .6.
-        moves: the infos of the replicas' own kernels, stacked.
+        swap_prob: the acceptance probability of a swap between replicas k and k + 1, whether or
+            not it was their turn. Its mean over a run is the swap rate, good near 0.2 to 0.6.
+        moves: the stacked infos of the replicas' own kernels.
     """
 
     swap_prob: Float[Array, " pairs"]
@@ -49,25 +50,39 @@ class TemperedInfo(NamedTuple):
 def parallel_tempering(
     make_kernel: Callable[[Scalar], Kernel], temperatures: Float[Array, " replicas"]
 ) -> Kernel:
-    """Replica exchange over a ladder of temperatures; its point is the first replica's.
+    """Parallel tempering (replica exchange) over a ladder of temperatures.
 
         parallel_tempering(lambda T: mala(energy_fn, step_size=0.1 * T, temperature=T),
                            jnp.geomspace(1.0, 20.0, 6))
 
+    The point of the kernel is that of the first replica.
+
     Args:
-        make_kernel: the kernel of one temperature, whose state has the field `energy`,
-            E at its point: `random_walk`, `mala` or `hmc`.
+        make_kernel: makes the kernel of one temperature. Its state must have the field `energy`,
+            the energy at its point: `random_walk`, `mala` or `hmc`.
         temperatures: T_k > 0, increasing, at least 2; the first is usually 1.
 
     Returns:
         A kernel whose state is `TemperedState` and whose info is `TemperedInfo`.
 
     Raises:
-        ValueError: for temperatures out of range or order, and from `init` for a kernel
-            whose state holds no energy.
+        ValueError: for temperatures that are not positive and increasing, and from `init` for a
+            kernel whose state has no energy.
 
     References:
         Geyer 1991; Syed et al., arXiv:1905.02939.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import samplers
+        >>> energy_fn = lambda x: 8 * jnp.sum((x**2 - 1) ** 2)  # modes at -1 and 1
+        >>> kernel = samplers.parallel_tempering(
+        ...     lambda T: samplers.mala(energy_fn, step_size=0.02 * T, temperature=T),
+        ...     jnp.geomspace(1.0, 20.0, 5))
+        >>> state, xs = samplers.run(kernel, jax.random.key(0), kernel.init(jnp.ones(1)), 20_000,
+        ...                          collect=lambda state, info: state.x)
+        >>> round(float((xs > 0).mean()), 1)  # half of the time in each mode
+        0.5
     """
     count = temperatures.shape[0]
     _check_ladder(temperatures)
@@ -98,7 +113,7 @@ def parallel_tempering(
         log_ratio = jnp.diff(1 / temperatures) * jnp.diff(replicas.energy)
         turn = (jnp.arange(count - 1) + state.turn) % 2 == 0
         swapped = turn & (log_uniform <= log_ratio.astype(log_uniform.dtype))
-        step = jnp.pad(swapped.astype(int), 1)  # who looks at the replica above, who below
+        step = jnp.pad(swapped.astype(int), 1)  # swaps with the replica above, and below
         source = jnp.arange(count) + step[1:] - step[:-1]
         replicas = jax.tree.map(lambda leaf: leaf[source], replicas)
         prob = jnp.exp(jnp.minimum(log_ratio, 0.0))
