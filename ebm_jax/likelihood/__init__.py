@@ -1,4 +1,4 @@
-"""What an unnormalized model says of data: normalizers, divergences, ratios."""
+"""Likelihood of unnormalized models: log Z, divergences, bounds, flows, and bits per dimension."""
 
 from ebm_jax.likelihood.annealing import log_z_from_gaussian
 from ebm_jax.likelihood.bound import (

@@ -1,8 +1,8 @@
-"""log Z of any energy by annealing from a Gaussian, with its bracket.
+"""Bracket of log Z of any energy, by annealed importance sampling (AIS) from a Gaussian.
 
-With x = c + L z the energy is a function of z, and log Z gains log |det L|: in the coordinates of
-a Gaussian that is near the model one step size suits every direction, and N(0, I) is where the
-annealing starts.
+With x = c + L z the energy becomes a function of z, and log Z gains log |det L|. If N(c, L L^T)
+is close to the model, one step size suits all directions of z, and the annealing starts from
+N(0, I).
 """
 
 from collections.abc import Callable
@@ -28,22 +28,32 @@ def log_z_from_gaussian(
     *,
     num_levels: int,
 ) -> Bracket:
-    """The bracket of log Z by annealed importance sampling from N(c, L L^T) and back.
+    """Brackets log Z by annealed importance sampling (AIS) from N(c, L L^T) and back.
 
-    As many chains run forward, from exact draws of the Gaussian, as backward, from draws of
-    the model. They move by MALA, whose step size is tuned to the model.
+    The same number of chains runs forward, from exact draws of the Gaussian, and backward, from
+    draws of the model. They move by MALA, with a step size tuned to the model.
 
     Args:
         energy_fn: E(x) of one vector.
         key: PRNG key.
-        ends: draws of exp(-E), at least 2; with those of chains that have not mixed the upper
-            bound is no better than they are.
+        ends: draws of exp(-E), at least 2. If they come from chains that have not mixed, the upper
+            bound is only as good as these draws.
         center: c, such as the mean of the data.
-        factor: L, lower triangular, such as a Cholesky factor of their covariance.
-        num_levels: levels of the annealing, one step of every chain at each.
+        factor: L, lower triangular, such as a Cholesky factor of the covariance of the data.
+        num_levels: number of annealing levels, with one step of every chain at each.
 
     Returns:
         Lower and upper bound of log int exp(-E(x)) dx in expectation, with standard errors.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import likelihood
+        >>> ends = 2 * jax.random.normal(jax.random.key(0), (200, 1))
+        >>> bracket = likelihood.log_z_from_gaussian(
+        ...     lambda x: jnp.sum(x**2) / 8, jax.random.key(1), ends, jnp.zeros(1), jnp.eye(1),
+        ...     num_levels=50)
+        >>> round(float(bracket.lower.value + bracket.upper.value) / 2, 1)  # log(2 pi 4) / 2
+        1.6
     """
     d = center.shape[0]
 
@@ -80,7 +90,7 @@ def log_z_from_gaussian(
 
 
 def _tuned(energy_fn: EnergyFn, key: PRNGKey, z: Float[Array, "n d"]) -> Scalar:
-    """The median of the step sizes that suit chains from each of these points."""
+    """Returns the median of the step sizes that suit chains from each of these points."""
 
     def tune(key: PRNGKey, z: Example) -> Scalar:
         return warm_up(

@@ -1,13 +1,13 @@
-"""Exact log-densities of a denoiser, by its probability flow.
+"""Exact log-densities of a denoiser, by its probability-flow ODE.
 
-The flow carries p_sigma, the law of x_0 + sigma n, from level to level. Along it
+The flow transports p_sigma, the distribution of x_0 + sigma n, between levels. Along it
 
     d log p / du = -div (y - D(y, e^u)),   u = log sigma,
 
-so that log p at the lowest level is that of N(0, sigma_max^2 I) at the flow's end plus the
-integral of the divergence. It is the density of the model's data with noise of sigma_min
-left: of pixels, `dequantize` puts them on a continuum and `bits_per_dimension` reads the
-result as a code length.
+so that log p at the lowest level is that of N(0, sigma_max^2 I) at the end of the flow plus the
+integral of the divergence. It is the density of the model's data with noise of level sigma_min.
+For pixels, `dequantize` makes them continuous, and `bits_per_dimension` converts the result to
+a code length.
 
 References:
     Song et al., arXiv:2011.13456, section 4.3; Grathwohl et al., arXiv:1810.01367.
@@ -31,9 +31,9 @@ class LogDensity(NamedTuple):
 
     Attributes:
         value: the estimate.
-        standard_error: over the probes; zero where the divergence is exact, NaN for a
-            single probe, which cannot tell.
-        num_evaluations: of the denoiser and its derivative.
+        standard_error: the standard error over the probes; zero if the divergence is exact, NaN
+            for a single probe.
+        num_evaluations: number of function evaluations (NFE) of the denoiser and its derivative.
     """
 
     value: Scalar
@@ -50,23 +50,33 @@ def flow_log_density(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> LogDensity:
-    """log p(x) with the exact divergence: d directional derivatives an evaluation.
+    """Log-density by the probability flow with exact divergence: d derivatives per evaluation.
 
     Args:
         denoise_fn: D(x, sigma).
         x: one example, of any shape with d entries.
-        sigma_min: the level at which x is taken to be: small against the data's detail.
-        sigma_max: the level at which samples start from N(0, sigma_max^2 I): large against
-            the data. A mean m of the data's makes an error of about m / sigma_max nats a
-            dimension, of either sign.
+        sigma_min: the noise level that x is assumed to have: small compared with the detail of
+            the data.
+        sigma_max: the level at which samples start from N(0, sigma_max^2 I): large compared with
+            the data. If the data have mean m, the error is about m / sigma_max nats per dimension,
+            of either sign.
         rtol: relative tolerance of a step of the flow.
-        atol: absolute tolerance.
+        atol: absolute tolerance of a step.
 
     Returns:
-        The log-density, NaN for an example whose flow cannot be solved (`follow_flow`).
+        The log-density; NaN for an example whose flow cannot be solved (see `follow_flow`).
 
     Raises:
-        ValueError: if not 0 < sigma_min < sigma_max, or in forward-mode differentiation.
+        ValueError: unless 0 < sigma_min < sigma_max, or in forward-mode differentiation.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import likelihood
+        >>> denoise_fn = lambda y, sigma: y / (1 + sigma**2)  # data N(0, I)
+        >>> found = likelihood.flow_log_density(
+        ...     denoise_fn, jnp.zeros(2), sigma_min=0.01, sigma_max=100.0)
+        >>> round(float(found.value), 2)  # -log(2 pi)
+        -1.84
     """
     name = "flow_log_density"
     check_range(name, sigma_min, sigma_max)
@@ -95,23 +105,26 @@ def estimated_flow_log_density(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> LogDensity:
-    """log p(x) with Hutchinson's divergence by k probes, each kept along the whole flow.
+    """Log-density by the probability flow with Hutchinson's estimate of the divergence (FFJORD).
 
-    It is unbiased: the probes' k values average to that of `flow_log_density`, and their
-    scatter is the standard error. Takes its arguments, and:
+    Each of k probes is fixed along the whole flow. The estimate is unbiased: the mean of the k
+    values estimates that of `flow_log_density`, and their spread gives the standard error.
 
     Args:
         denoise_fn: D(x, sigma).
-        key: PRNG key of the probes, fair signs.
+        key: PRNG key of the Rademacher probes.
         x: one example, of any shape.
         sigma_min: as for `flow_log_density`.
         sigma_max: as for `flow_log_density`.
         num_probes: k; the cost of an evaluation grows with it.
         rtol: relative tolerance of a step of the flow.
-        atol: absolute tolerance.
+        atol: absolute tolerance of a step.
+
+    Returns:
+        The log-density, with its standard error.
 
     Raises:
-        ValueError: if `num_probes` is not positive, or not 0 < sigma_min < sigma_max.
+        ValueError: if `num_probes` is not positive, or unless 0 < sigma_min < sigma_max.
     """
     name = "estimated_flow_log_density"
     check_range(name, sigma_min, sigma_max)
@@ -138,5 +151,5 @@ def estimated_flow_log_density(
 
 
 def _log_normal(x: Example, scale: float) -> Scalar:
-    """log N(x; 0, scale^2 I)."""
+    """Returns log N(x; 0, scale^2 I)."""
     return -jnp.sum(x**2) / (2 * scale**2) - x.size / 2 * jnp.log(2 * jnp.pi * scale**2)
