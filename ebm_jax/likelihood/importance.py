@@ -1,15 +1,15 @@
-"""log Z by annealed importance sampling, forward and reverse: a bracket with errors.
+"""Annealed importance sampling (AIS), forward and reverse: a bracket of log Z with errors.
 
-Along E_b = (1 - b) E_0 + b E_1, a chain that starts with an exact draw of p_0 and moves by
-kernels that keep p_b gathers
+Along E_b = (1 - b) E_0 + b E_1, a chain that starts from an exact draw of p_0 and moves by
+kernels that keep p_b accumulates
 
     log w = sum_k (b_k - b_(k-1)) (E_0(x_(k-1)) - E_1(x_(k-1))),   E[w] = Z_1 / Z_0,
 
-whatever the kernels and however far they are from equilibrium (Neal, physics/9803008). The
-mean of log w, by Jensen, and in the mean the log of the mean of w too, lie below
-log Z_1 / Z_0. The same run backward from exact draws of p_1 bounds it from above, so that
-the two enclose the truth (arXiv:1511.02543); where no exact draws of p_1 exist, long
-chains stand in for them and the upper bound is no better than they are.
+for any kernels, however far from equilibrium (Neal, physics/9803008). By Jensen's inequality,
+the mean of log w and, on average, the log of the mean of w are at most log Z_1 / Z_0. The same
+run backward from exact draws of p_1 bounds it from above, so that the two enclose the truth
+(arXiv:1511.02543, bidirectional Monte Carlo). If no exact draws of p_1 exist, the ends of long
+chains replace them, and the upper bound is only as good as these draws.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ class LogMean(NamedTuple):
     """An estimate of log E[w].
 
     Attributes:
-        value: the log of the mean weight; its own mean lies below log E[w].
-        standard_error: by the delta method, the standard deviation of w over its mean
-            and sqrt(n); trust it while `effective` is some tens.
-        effective: effective number of weights, (sum w)^2 / sum w^2.
+        value: the log of the mean weight; its expectation is at most log E[w].
+        standard_error: by the delta method: the standard deviation of w divided by its mean and
+            by sqrt(n). Trust it if `effective` is at least a few tens.
+        effective: effective sample size of the weights, (sum w)^2 / sum w^2.
     """
 
     value: Scalar
@@ -41,7 +41,12 @@ class LogMean(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """Bounds of log Z_1 / Z_0 in expectation: from the forward and from the reverse runs."""
+    """Bounds of log Z_1 / Z_0 in expectation.
+
+    Attributes:
+        lower: the lower bound, from the forward runs.
+        upper: the upper bound, from the reverse runs.
+    """
 
     lower: LogMean
     upper: LogMean
@@ -57,14 +62,14 @@ def annealed_log_weight(
     *,
     steps_per_level: int = 1,
 ) -> tuple[Scalar, Example]:
-    """One chain from `energy_from` to `energy_to`: its log weight and its last point.
+    """Runs one AIS chain from `energy_from` to `energy_to`; returns its log weight and last point.
 
-    For the reverse run swap the two energies and start from a draw of p_1: betas run
-    from 0 to 1 either way, and the weight's mean is then Z_0 / Z_1.
+    For the reverse run, swap the two energies and start from a draw of p_1. The betas rise from 0
+    to 1 either way, and the mean of the weight is then Z_0 / Z_1.
 
     Args:
-        make_kernel: a kernel that keeps exp(-E) for a given E, such as
-            `lambda energy_fn: mala(energy_fn, step_size=0.1)`. One with a bias (`ula`)
+        make_kernel: makes a kernel that keeps exp(-E) for a given E, such as
+            `lambda energy_fn: mala(energy_fn, step_size=0.1)`. A kernel with a bias (`ula`)
             biases the weights.
         energy_from: E_0(x).
         energy_to: E_1(x).
@@ -77,11 +82,23 @@ def annealed_log_weight(
         log w, and the point after the transitions at b_K.
 
     Raises:
-        ValueError: for fewer than two betas, known betas that do not rise from 0 to 1, and
+        ValueError: for fewer than two betas, concrete betas that do not rise from 0 to 1, and
             from `run` and the kernel.
 
     References:
         Neal, physics/9803008.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from ebm_jax import likelihood, samplers
+        >>> energy_from, energy_to = lambda x: jnp.sum(x**2) / 2, lambda x: jnp.sum(x**2)
+        >>> def weight(key):
+        ...     return likelihood.annealed_log_weight(
+        ...         lambda e: samplers.mala(e, step_size=0.3), energy_from, energy_to, key,
+        ...         jax.random.normal(key, (1,)), jnp.linspace(0, 1, 20))[0]
+        >>> log_w = jax.vmap(weight)(jax.random.split(jax.random.key(0), 5000))
+        >>> round(float(likelihood.log_mean_weight(log_w).value), 1)  # -log(2) / 2
+        -0.3
     """
     _check_betas(betas)
 
@@ -100,7 +117,7 @@ def annealed_log_weight(
 
 
 def log_mean_weight(log_weights: Float[Array, " n"]) -> LogMean:
-    """log of the mean of exp(log_weights), with its standard error.
+    """Returns the log of the mean of exp(log_weights), with its standard error.
 
     Raises:
         ValueError: for fewer than 2 weights.
@@ -115,10 +132,14 @@ def log_mean_weight(log_weights: Float[Array, " n"]) -> LogMean:
 
 
 def log_z_bracket(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Bracket:
-    """The bracket of log Z_1 / Z_0 from the log weights of forward and reverse runs.
+    """Brackets log Z_1 / Z_0 by the log weights of forward and reverse AIS runs.
 
-    Add log Z_0 to both for log Z_1. The truth lies between lower and upper up to their
-    standard errors; their distance says how well the chains kept up.
+    Add log Z_0 to both bounds for log Z_1. The truth lies between lower and upper up to their
+    standard errors; the gap between them shows how well the chains equilibrated.
+
+    Args:
+        forward: log weights of n forward runs.
+        reverse: log weights of m reverse runs.
 
     Raises:
         ValueError: for fewer than 2 weights on either side.

@@ -1,10 +1,10 @@
-"""Integrals of unnormalized models by quadrature, in one dimension, two or a few.
+"""Integrals of unnormalized models by quadrature, in one, two or a few dimensions.
 
     log Z = log int exp(-E(x)) dx
     E f = int p(x) f(x) dx,   KL(p || q) = int p (log p - log q) dx,   log p = -E - log Z
 
-by the midpoint rule on the cube [-half_width, half_width]^d, whose error falls faster
-than any power of the cell for smooth densities that vanish at the border (Trefethen &
+The midpoint rule is used on the cube [-half_width, half_width]^d. Its error decreases faster
+than any power of the cell size for smooth densities that vanish at the border (Trefethen &
 Weideman, The exponentially convergent trapezoidal rule, SIAM Review 2014).
 """
 
@@ -20,21 +20,21 @@ MAX_CELLS = 10**8  # some gigabytes: points, energies and a few arrays of their 
 
 
 def line_grid(half_width: float, num_points: int) -> Float[Array, "cells 1"]:
-    """The midpoints of num_points cells of [-half_width, half_width], as examples of one number.
+    """Returns the midpoints of `num_points` cells of [-half_width, half_width], shape (cells, 1).
 
     Raises:
-        ValueError: for a width or a number that is not positive.
+        ValueError: if `half_width` or `num_points` is not positive.
     """
     return _grid("`line_grid`", half_width, num_points, 1)
 
 
 def square_grid(half_width: float, num_points: int) -> Float[Array, "cells 2"]:
-    """The midpoints of num_points x num_points cells of [-half_width, half_width]^2.
+    """Returns the midpoints of num_points x num_points cells of [-half_width, half_width]^2.
 
     The first coordinate varies slowest.
 
     Raises:
-        ValueError: for a width or a number that is not positive.
+        ValueError: if `half_width` or `num_points` is not positive.
     """
     return _grid("`square_grid`", half_width, num_points, 2)
 
@@ -42,16 +42,24 @@ def square_grid(half_width: float, num_points: int) -> Float[Array, "cells 2"]:
 def log_z_on_grid(
     energy_fn: EnergyFn, *, half_width: float, num_points: int = 400, num_dimensions: int = 2
 ) -> Scalar:
-    """log Z = log int exp(-E(x)) dx over a line, a square or a cube about 0.
+    """Returns log Z = log int exp(-E(x)) dx over a line, square or cube around 0.
 
     Args:
         energy_fn: E(x) for x of shape (num_dimensions,).
         half_width: half the side of the cube; mass outside is ignored.
-        num_points: cells along a side; a cell should be below the law's finest scale.
-        num_dimensions: 1, 2 or a few: the cells are num_points^num_dimensions.
+        num_points: number of cells along a side; a cell should be smaller than the finest scale
+            of the distribution.
+        num_dimensions: dimension of x: 1, 2 or a few. There are num_points^num_dimensions cells.
 
     Raises:
         ValueError: for a number that is not positive, or more than 10^8 cells.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import likelihood
+        >>> log_z = likelihood.log_z_on_grid(lambda x: jnp.sum(x**2) / 2, half_width=8.0)
+        >>> round(float(log_z), 3)  # log(2 pi)
+        1.838
     """
     log_p = -_energy_on_grid(energy_fn, half_width, num_points, num_dimensions)
     return jax.nn.logsumexp(log_p) + num_dimensions * jnp.log(2 * half_width / num_points)
@@ -60,9 +68,9 @@ def log_z_on_grid(
 def log_density_on_grid(
     energy_fn: EnergyFn, *, half_width: float, num_points: int = 400, num_dimensions: int = 2
 ) -> Float[Array, " cells"]:
-    """log p at the midpoints of `line_grid` or `square_grid`, normalized on the cube.
+    """Returns log p at the midpoints of `line_grid` or `square_grid`, normalized on the cube.
 
-    Takes the arguments of `log_z_on_grid`.
+    The arguments are those of `log_z_on_grid`.
     """
     energy = _energy_on_grid(energy_fn, half_width, num_points, num_dimensions)
     log_cell = num_dimensions * jnp.log(2 * half_width / num_points)
@@ -77,20 +85,29 @@ def expectation_on_grid(
     num_points: int = 400,
     num_dimensions: int = 2,
 ) -> Array:
-    """E f(x) over p ~ exp(-E), normalized on the cube; the mass of a region if f is its indicator.
+    """Returns the expectation of f(x) over p ~ exp(-E), normalized on the cube.
 
-    An indicator's edge costs up to a cell: let edges fall between midpoints. Where p is
-    zero f does not count, infinite or not.
+    The mass of a region is the expectation of its indicator. The edge of an indicator causes an
+    error of up to a cell: place edges between midpoints. Points where p is zero do not count, even
+    if f is infinite there.
 
     Args:
         energy_fn: E(x) for x of shape (num_dimensions,).
         fn: f(x), a number or a small array; booleans count as 0 and 1.
         half_width: half the side of the cube.
-        num_points: cells along a side.
-        num_dimensions: of x.
+        num_points: number of cells along a side.
+        num_dimensions: dimension of x.
 
     Returns:
         The mean, of the shape of f(x).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import likelihood
+        >>> mean = likelihood.expectation_on_grid(
+        ...     lambda x: jnp.sum(x**2) / 8, lambda x: x**2, half_width=20.0, num_dimensions=1)
+        >>> round(float(mean[0]), 3)  # the variance of N(0, 4)
+        4.0
     """
     shares = jax.nn.softmax(-_energy_on_grid(energy_fn, half_width, num_points, num_dimensions))
     values = _on_grid(fn, half_width, num_points, num_dimensions).astype(shares.dtype)
@@ -106,17 +123,25 @@ def kl_on_grid(
     num_points: int = 400,
     num_dimensions: int = 2,
 ) -> Scalar:
-    """KL(p || q) in nats of two unnormalized models over a line, a square or a cube about 0.
+    """Returns KL(p || q) in nats of two unnormalized models over a line, square or cube around 0.
 
-    Both are normalized on it. Where p is zero the integrand is zero; the result is
+    Both models are normalized on the cube. Where p is zero the integrand is zero; the result is
     infinite if q is zero where p is not.
 
     Args:
-        energy_p: the energy of the law that the mean is over, usually the data's.
+        energy_p: the energy of p, over which the mean is taken, usually that of the data.
         energy_q: the energy of the model.
         half_width: half the side of the cube.
-        num_points: cells along a side.
-        num_dimensions: of x.
+        num_points: number of cells along a side.
+        num_dimensions: dimension of x.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import likelihood
+        >>> kl = likelihood.kl_on_grid(
+        ...     lambda x: jnp.sum(x**2) / 2, lambda x: jnp.sum((x - 1) ** 2) / 2, half_width=8.0)
+        >>> round(float(kl), 3)  # |(1, 1)|^2 / 2
+        1.0
     """
     log_p, log_q = (
         log_density_on_grid(

@@ -1,7 +1,7 @@
-"""Laws to learn and to be judged by: draws, and the exact energy where it is known.
+"""Target distributions for experiments and tests: samples, and exact energies where known.
 
-A target smoothed by sigma is the law of x + sigma n, n ~ N(0, I): what denoising
-score matching at sigma really learns.
+A target smoothed by sigma is the distribution of x + sigma n, n ~ N(0, I), which is what
+denoising score matching at level sigma learns.
 """
 
 from ebm_jax.targets.gaussian import (

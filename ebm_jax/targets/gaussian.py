@@ -1,4 +1,4 @@
-"""Gaussians and their mixtures: laws with everything in closed form, smoothed ones too."""
+"""Gaussians and Gaussian mixtures, with everything in closed form, also when smoothed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar, ScoreFn
 
 
 class Target(NamedTuple):
-    """A law: how to draw from it, and what is known of its density.
+    """A distribution: how to draw from it, and what is known of its density.
 
     Attributes:
-        draw: one example from a key.
-        energy: E(x), or None where no density is known.
-        score: -grad E(x), or None where it does not exist or is not known.
+        draw: draws one example from a key.
+        energy: E(x), or None if no density is known.
+        score: -grad E(x), or None if it does not exist or is not known.
         log_z: log int exp(-E(x)) dx of that energy, or None.
-        smoothed: the target convolved with N(0, sigma^2 I) for a sigma > 0, or None.
+        smoothed: returns the target convolved with N(0, sigma^2 I) for a sigma > 0, or None.
     """
 
     draw: Callable[[PRNGKey], Example]
@@ -31,10 +31,17 @@ class Target(NamedTuple):
 
 
 def log_density(law: Target) -> Callable[[Example], Scalar]:
-    """log p(x) = -E(x) - log Z of a law whose energy and log Z are known.
+    """Returns log p(x) = -E(x) - log Z of a target whose energy and log Z are known.
 
     Raises:
-        ValueError: for a law of which one is not.
+        ValueError: if the target's energy or log Z is None.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import targets
+        >>> log_p = targets.log_density(targets.gaussian(jnp.zeros(2), 1.0))
+        >>> round(float(log_p(jnp.zeros(2))), 3)  # -log(2 pi)
+        -1.838
     """
     energy, log_z = law.energy, law.log_z
     if energy is None or log_z is None:
@@ -43,9 +50,23 @@ def log_density(law: Target) -> Callable[[Example], Scalar]:
 
 
 def gaussian(mean: Example, scale: Example | float) -> Target:
-    """N(mean, scale^2): independent coordinates, one scale for all or one for each.
+    """Gaussian with independent coordinates, N(mean, diag(scale^2)).
 
     E = 1/2 |(x - mean) / scale|^2, log Z = d/2 log(2 pi) + sum log scale.
+
+    Args:
+        mean: the mean, which sets the shape of an example.
+        scale: the standard deviation, one for all coordinates or one for each; positive.
+
+    Raises:
+        ValueError: if a scale is not positive.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import targets
+        >>> target = targets.gaussian(jnp.zeros(2), 3.0).smoothed(4.0)
+        >>> round(float(target.score(jnp.ones(2))[0]), 3)  # -x / (3^2 + 4^2)
+        -0.04
     """
     mean = jnp.asarray(mean, jnp.float32)
     scale = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), mean.shape)
@@ -60,7 +81,7 @@ def gaussian(mean: Example, scale: Example | float) -> Target:
 
 
 def fitted_gaussian(x: Float[Array, "n d"]) -> Target:
-    """The Gaussian of greatest likelihood: the mean and the full covariance of examples.
+    """Maximum-likelihood Gaussian of data, with their mean and full covariance.
 
         E = 1/2 |L^-1 (x - m)|^2,   L L^T = 1/n sum_i (x_i - m)(x_i - m)^T
 
@@ -71,6 +92,13 @@ def fitted_gaussian(x: Float[Array, "n d"]) -> Target:
 
     Raises:
         ValueError: if an example is not finite, or the covariance is singular.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import targets
+        >>> target = targets.fitted_gaussian(jnp.array([[-1.0], [3.0]]))
+        >>> float(target.score(jnp.zeros(1))[0])  # mean 1, variance 4
+        0.25
     """
     points = np.asarray(x, np.float64)
     bad = int((~np.isfinite(points).all(-1)).sum())
@@ -108,17 +136,27 @@ def gaussian_mixture(
     scales: Float[Array, " k"] | float,
     weights: Float[Array, " k"] | None = None,
 ) -> Target:
-    """A mixture of k isotropic Gaussians, with energy and score in closed form.
+    """Mixture of k isotropic Gaussians, with energy and score in closed form.
 
         E = -log sum_k w_k scale_k^-d exp(-|x - m_k|^2 / (2 scale_k^2))
 
-    so that log Z = d/2 log(2 pi). Components and coordinates are unrolled, which makes
-    one fused loop of a batch of chains; the program grows with k d: keep it under 1,000.
+    so that log Z = d/2 log(2 pi). Components and coordinates are unrolled, so that a batch of
+    chains compiles to one fused loop. The program grows with k d: keep k d below 1,000.
 
     Args:
         means: m_k.
-        scales: scale_k, one for all or one for each.
-        weights: w_k, positive; scaled to sum to 1; equal by default.
+        scales: scale_k, positive: one for all components or one for each.
+        weights: w_k, positive; normalized to sum to 1; equal by default.
+
+    Raises:
+        ValueError: if a scale or weight is not positive.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import targets
+        >>> target = targets.gaussian_mixture(jnp.array([[-2.0], [2.0]]), 0.5)
+        >>> float(target.score(jnp.zeros(1))[0])  # the score vanishes between two equal modes
+        0.0
     """
     means = jnp.asarray(means, jnp.float32)
     k, d = means.shape
@@ -145,11 +183,11 @@ def gaussian_mixture(
 def _mixture_formulas(
     log_heights: Float[Array, " k"], precisions: Float[Array, " k"], means: Float[Array, "k d"]
 ) -> tuple[EnergyFn, ScoreFn]:
-    """Energy and score of log-heights h, precisions p and means m, unrolled to scalars.
+    """Returns energy and score for log-heights h, precisions p and means m, unrolled to scalars.
 
         E = -log sum_k exp(h_k - p_k / 2 |x - m_k|^2),   s = sum_k r_k p_k (m_k - x)
 
-    with r_k the share of component k in the sum; one exp a component serves both.
+    where r_k is the share of component k in the sum. Each function takes one exp per component.
     """
     heights = [float(h) for h in log_heights]
     widths = [float(p) for p in precisions]

@@ -1,7 +1,7 @@
-"""Laws in the plane, with the exact energy where it is known.
+"""Two-dimensional targets, with exact energies where known.
 
-They keep to the shapes and scales that the density-estimation literature draws
-(arXiv:1810.01367), within about 4 of 0.
+Their shapes and scales are those of the density-estimation literature (arXiv:1810.01367),
+within about 4 of the origin.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,12 @@ from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
 
 def eight_gaussians(*, radius: float = 2.83, scale: float = 0.35) -> Target:
-    """Eight equal Gaussians on a circle."""
+    """Mixture of eight equal Gaussians on a circle.
+
+    Args:
+        radius: the radius of the circle of means.
+        scale: the standard deviation of each Gaussian.
+    """
     angles = jnp.arange(8.0) * jnp.pi / 4
     return gaussian_mixture(radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1), scale)
 
@@ -29,6 +34,9 @@ def rings(*, radii: tuple[float, ...] = (0.75, 1.5, 2.25, 3.0), scale: float = 0
         E = -log mean_k exp(-(|x| - r_k)^2 / (2 scale^2)) i0e(|x| r_k / scale^2)
 
     with i0e(z) = exp(-|z|) I_0(z), exact for every scale; log Z = log(2 pi scale^2).
+
+    Raises:
+        ValueError: if `scale` or a radius is not positive.
     """
     radius = jnp.asarray(radii, jnp.float32)
     check_all_positive("rings", radii=radius)
@@ -56,10 +64,17 @@ def rings(*, radii: tuple[float, ...] = (0.75, 1.5, 2.25, 3.0), scale: float = 0
 
 
 def checkerboard() -> Target:
-    """Uniform on the eight black squares of side 2 of a board on [-4, 4]^2.
+    """Uniform distribution on the eight black squares of side 2 of a board on [-4, 4]^2.
 
-    E is 0 on black and infinite elsewhere, log Z = log 32; it has no score. Smoothed,
-    each square is a product of differences of normal distribution functions.
+    E is 0 on black squares and infinite elsewhere, and log Z = log 32; there is no score. In the
+    smoothed target, each square is a product of differences of normal distribution functions.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import targets
+        >>> board = targets.checkerboard()
+        >>> [float(board.energy(jnp.array([x, -3.0]))) for x in (-3.0, -1.0)]  # black, white
+        [0.0, inf]
     """
     edges = jnp.array([-4.0, -2.0, 0.0, 2.0])
     black = jnp.array([[i, j] for i in range(4) for j in range(4) if (i + j) % 2 == 0])
@@ -88,7 +103,15 @@ def checkerboard() -> Target:
 
 
 def moons(*, scale: float = 0.2) -> Target:
-    """Two interleaved half circles of radius 2, uniform along the arc, plus N(0, scale^2 I)."""
+    """Two interleaved half circles of radius 2, uniform along the arc, plus N(0, scale^2 I).
+
+    Examples:
+        >>> import jax
+        >>> from ebm_jax import targets
+        >>> draw = targets.moons().draw
+        >>> jax.vmap(draw)(jax.random.split(jax.random.key(0), 1000)).shape
+        (1000, 2)
+    """
     nodes, weights = _gauss_legendre(np.pi, 64)
     upper = np.stack([2 * np.cos(nodes) - 1, 2 * np.sin(nodes) - 0.2], -1)
     lower = np.stack([1 - 2 * np.cos(nodes), 0.8 - 2 * np.sin(nodes)], -1)
@@ -106,8 +129,8 @@ def moons(*, scale: float = 0.2) -> Target:
 def two_spirals(*, scale: float = 0.1) -> Target:
     """Two spiral arms of 540 degrees plus N(0, scale^2 I).
 
-    The radius of the arms is that of a square root of a uniform draw, 0 to 3.14. The
-    uniform jitter that some versions add is left out, so that the density is exact.
+    The radius along an arm is 3.14 times the square root of a uniform draw. The uniform jitter of
+    some versions is left out, so that the density is exact.
     """
     nodes, weights = _gauss_legendre(3 * np.pi, 400)
     arm = np.stack([-np.cos(nodes) * nodes, np.sin(nodes) * nodes], -1) / 3
@@ -122,7 +145,7 @@ def two_spirals(*, scale: float = 0.1) -> Target:
 
 
 def pinwheel(*, num_arms: int = 5) -> Target:
-    """Five bent Gaussian arms; draws only, since the bent density has no closed form."""
+    """Bent Gaussian arms, five by default. Samples only: the density has no closed form."""
     turns = 2 * jnp.pi * (jnp.arange(num_arms) / num_arms)
 
     def draw(key: PRNGKey) -> Example:
@@ -141,9 +164,9 @@ def _noisy_curve(
     weights: Float[np.ndarray, " k"],
     scale: float,
 ) -> Target:
-    """A planar curve plus N(0, scale^2 I): the integral along it by Gauss-Legendre nodes.
+    """Returns the target of a planar curve plus N(0, scale^2 I), by Gauss-Legendre quadrature.
 
-    Exact to float32 while the nodes are closer than the scale.
+    It is exact to float32 while the nodes are closer to each other than the scale.
     """
     check_positive("a curve", scale=scale)
     places = jnp.asarray(nodes, jnp.float32)
@@ -181,12 +204,12 @@ def _differentiated(
     log_z: float,
     smoothed: Callable[[float], Target] | None = None,
 ) -> Target:
-    """A target whose score is the derivative of its energy."""
+    """Returns a target whose score is the derivative of its energy."""
     return Target(draw, energy, lambda x: -jax.grad(energy)(x), log_z, smoothed)
 
 
 def _log_normal_mass(lower: Array, upper: Array) -> Array:
-    """log(Phi(upper) - Phi(lower)) for lower < upper, without cancellation in the tails."""
+    """Returns log(Phi(upper) - Phi(lower)) for lower < upper, without cancellation in the tails."""
     flip = lower + upper > 0
     low, high = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
     log_low, log_high = log_ndtr(low), log_ndtr(high)
@@ -194,6 +217,6 @@ def _log_normal_mass(lower: Array, upper: Array) -> Array:
 
 
 def _gauss_legendre(length: float, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes on [0, length], and their weights up to a common factor."""
+    """Returns the nodes on [0, length], and their weights up to a common factor."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return length * (nodes + 1) / 2, weights
