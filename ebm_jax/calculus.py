@@ -1,9 +1,9 @@
-"""Derivatives of energies and fields, and the four faces of a denoiser.
+"""Derivatives of energies and fields, and conversions between score, denoiser, noise, velocity.
 
     s = -grad E          div s = tr(ds/dx)          lap E = tr(d^2 E/dx^2) = -div s
     E_v[v . J v] = tr J  for E[v v^T] = I           (Hutchinson 1990)
 
-At noise level sigma, x = x_0 + sigma n, these four carry the same knowledge:
+At noise level sigma, x = x_0 + sigma n, these four determine each other:
 
     denoiser   D = E[x_0 | x]
     score      s = (D - x) / sigma^2                (Tweedie's formula)
@@ -34,13 +34,17 @@ from ebm_jax.types import (
 
 
 def score_from_energy(energy_fn: EnergyFn) -> ScoreFn:
-    """The score s(x) = -grad E(x) of p(x) ~ exp(-E(x)).
+    """Returns the score function s(x) = -grad E(x) of p(x) ~ exp(-E(x)).
 
     Args:
         energy_fn: E(x), a scalar for one example.
 
-    Returns:
-        A function from one example to an array of its shape.
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import calculus
+        >>> score_fn = calculus.score_from_energy(lambda x: jnp.sum(x**2) / 2)
+        >>> score_fn(jnp.array([1.0, -2.0])).tolist()
+        [-1.0, 2.0]
     """
 
     def score(x: Example) -> Example:
@@ -50,7 +54,7 @@ def score_from_energy(energy_fn: EnergyFn) -> ScoreFn:
 
 
 def hessian_vector_product(energy_fn: EnergyFn, x: Example, v: Example) -> Example:
-    """(d^2 E/dx^2) v at x, at the cost of a few gradients: forward over reverse mode.
+    """Returns (d^2 E/dx^2) v at x, at the cost of a few gradients (forward over reverse mode).
 
     Args:
         energy_fn: E(x), a scalar for one example.
@@ -61,15 +65,15 @@ def hessian_vector_product(energy_fn: EnergyFn, x: Example, v: Example) -> Examp
 
 
 def divergence(field: ScoreFn, x: Example, *, chunk_size: int = 64) -> Scalar:
-    """The exact divergence sum_i d field_i / d x_i, in d directional derivatives.
+    """Returns the exact divergence sum_i d field_i / d x_i, by d directional derivatives.
 
-    Directions run in chunks of `chunk_size` under `jax.checkpoint`, so that memory,
-    also of a gradient taken through this function, does not grow with d.
+    The directions are evaluated in chunks of `chunk_size` under `jax.checkpoint`, so that memory
+    does not grow with d, even for a gradient through this function.
 
     Args:
         field: a function from an example to an array of its shape.
         x: one example, of any shape with d entries.
-        chunk_size: how many directions are pushed forward at once.
+        chunk_size: number of directions evaluated at once.
 
     Raises:
         ValueError: if `chunk_size` is not positive.
@@ -92,35 +96,35 @@ def divergence(field: ScoreFn, x: Example, *, chunk_size: int = 64) -> Scalar:
 
 
 def laplacian(energy_fn: EnergyFn, x: Example, *, chunk_size: int = 64) -> Scalar:
-    """The exact Laplacian tr(d^2 E/dx^2): the `divergence` of grad E.
+    """Returns the exact Laplacian tr(d^2 E/dx^2): the `divergence` of grad E.
 
-    A network of piecewise-linear activations (relu) has Laplacian zero almost
-    everywhere: use a smooth one (silu, softplus).
+    A network with piecewise-linear activations (relu) has Laplacian zero almost
+    everywhere: use a smooth activation (silu, softplus).
 
     Args:
         energy_fn: E(x), a scalar for one example.
         x: one example, of any shape.
-        chunk_size: how many directions are pushed forward at once.
+        chunk_size: number of directions evaluated at once.
     """
     return divergence(jax.grad(energy_fn), x, chunk_size=chunk_size)
 
 
 def rademacher(key: PRNGKey, x: Example) -> Example:
-    """A probe of independent fair signs, of the shape and type of `x`.
+    """Draws a probe of independent fair signs, of the shape and dtype of `x`.
 
-    For a symmetric matrix H, v . H v has variance 2 sum_{i != j} H_ij^2, the least
+    For a symmetric matrix H, v . H v has variance 2 sum_{i != j} H_ij^2, the smallest
     of all probes with independent entries.
     """
     return jax.random.rademacher(key, x.shape, x.dtype)
 
 
 def gaussian(key: PRNGKey, x: Example) -> Example:
-    """A probe v ~ N(0, I) of the shape and type of `x`; v . H v has variance 2 |H|_F^2."""
+    """Draws a probe v ~ N(0, I) of the shape and dtype of `x`; v . H v has variance 2 |H|_F^2."""
     return jax.random.normal(key, x.shape, x.dtype)
 
 
 def sphere(key: PRNGKey, x: Example) -> Example:
-    """A probe uniform on the sphere of radius sqrt(d), so that E[v v^T] = I.
+    """Draws a probe uniform on the sphere of radius sqrt(d), so that E[v v^T] = I.
 
     v . H v has variance 2 d / (d + 2) (|H|_F^2 - tr(H)^2 / d): zero for H = c I.
     """
@@ -136,13 +140,13 @@ def hutchinson_divergence(
     num_probes: int = 1,
     draw_probe: Callable[[PRNGKey, Example], Example] = rademacher,
 ) -> Scalar:
-    """An unbiased estimate of `divergence`: the mean of v . (d field/dx) v over probes.
+    """Hutchinson's unbiased estimate of `divergence`: the mean of v . (d field/dx) v over probes.
 
     Args:
         field: a function from an example to an array of its shape.
         key: PRNG key of the probes.
         x: one example, of any shape.
-        num_probes: how many probes are averaged.
+        num_probes: number of probes to average.
         draw_probe: `rademacher`, `gaussian`, `sphere`, or any draw with E[v v^T] = I.
 
     Raises:
@@ -165,13 +169,13 @@ def hutchinson_laplacian(
     num_probes: int = 1,
     draw_probe: Callable[[PRNGKey, Example], Example] = rademacher,
 ) -> Scalar:
-    """An unbiased estimate of `laplacian`: the `hutchinson_divergence` of grad E.
+    """Hutchinson's unbiased estimate of `laplacian`: the `hutchinson_divergence` of grad E.
 
     Args:
         energy_fn: E(x), a scalar for one example.
         key: PRNG key of the probes.
         x: one example, of any shape.
-        num_probes: how many probes are averaged.
+        num_probes: number of probes to average.
         draw_probe: `rademacher`, `gaussian`, `sphere`, or any draw with E[v v^T] = I.
     """
     return hutchinson_divergence(
@@ -180,7 +184,7 @@ def hutchinson_laplacian(
 
 
 def denoiser_from_score(score_fn: NoisyScoreFn) -> DenoiseFn:
-    """D(x, sigma) = x + sigma^2 s(x, sigma): Tweedie's formula."""
+    """Returns the denoiser D(x, sigma) = x + sigma^2 s(x, sigma) (Tweedie's formula)."""
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         return x + sigma**2 * score_fn(x, sigma)
@@ -189,7 +193,7 @@ def denoiser_from_score(score_fn: NoisyScoreFn) -> DenoiseFn:
 
 
 def score_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
-    """s(x, sigma) = (D(x, sigma) - x) / sigma^2."""
+    """Returns the score s(x, sigma) = (D(x, sigma) - x) / sigma^2."""
 
     def score(x: Example, sigma: Scalar) -> Example:
         return (denoise_fn(x, sigma) - x) / sigma**2
@@ -198,7 +202,7 @@ def score_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
 
 
 def denoiser_from_noise(noise_fn: NoisyScoreFn) -> DenoiseFn:
-    """D(x, sigma) = x - sigma eps(x, sigma), from a predictor of the unit noise n."""
+    """Returns the denoiser D(x, sigma) = x - sigma eps(x, sigma), from a noise predictor."""
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         return x - sigma * noise_fn(x, sigma)
@@ -207,7 +211,7 @@ def denoiser_from_noise(noise_fn: NoisyScoreFn) -> DenoiseFn:
 
 
 def noise_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
-    """eps(x, sigma) = (x - D(x, sigma)) / sigma, the expected unit noise."""
+    """Returns eps(x, sigma) = (x - D(x, sigma)) / sigma, the expected unit noise."""
 
     def noise(x: Example, sigma: Scalar) -> Example:
         return (x - denoise_fn(x, sigma)) / sigma
@@ -216,7 +220,7 @@ def noise_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
 
 
 def denoiser_from_velocity(velocity_fn: NoisyScoreFn) -> DenoiseFn:
-    """D(x, sigma) = (x - sigma sqrt(1 + sigma^2) v(x, sigma)) / (1 + sigma^2)."""
+    """Returns the denoiser (x - sigma sqrt(1 + sigma^2) v(x, sigma)) / (1 + sigma^2), from v."""
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         velocity = velocity_fn(x, sigma)
@@ -226,7 +230,7 @@ def denoiser_from_velocity(velocity_fn: NoisyScoreFn) -> DenoiseFn:
 
 
 def velocity_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
-    """v(x, sigma) = (eps - sigma D) / sqrt(1 + sigma^2), eps = (x - D) / sigma."""
+    """Returns the velocity (eps - sigma D) / sqrt(1 + sigma^2), with eps = (x - D) / sigma."""
 
     def velocity(x: Example, sigma: Scalar) -> Example:
         denoised = denoise_fn(x, sigma)
@@ -236,7 +240,7 @@ def velocity_from_denoiser(denoise_fn: DenoiseFn) -> NoisyScoreFn:
 
 
 def denoiser_from_energy(energy_fn: NoisyEnergyFn) -> DenoiseFn:
-    """D(x, sigma) = x - sigma^2 grad E(x, sigma): exactly a score, whatever E is."""
+    """Returns the denoiser D(x, sigma) = x - sigma^2 grad E(x, sigma), whose score is -grad E."""
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         return x - sigma**2 * jax.grad(energy_fn)(x, sigma)

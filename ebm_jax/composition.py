@@ -1,12 +1,12 @@
-"""Energies made of energies.
+"""Compositions of energies: products, mixtures, tempered energies, and classifiers (JEM).
 
     product    prod_k p_k(x)^w_k          E = sum_k w_k E_k
     mixture    sum_k w_k exp(-E_k(x))     E = -log sum_k w_k exp(-E_k)
     tempered   p(x)^(1 / T)               E = E / T
     classifier softmax f(x)               E(x, y) = -f(x)_y,  E(x) = -log sum_y exp f(x)_y
 
-Read as logic (arXiv:2004.06030) a product is "and", a mixture "or", and a product with a
-negative weight "and not". None of these is normalized, and a product with a negative weight
+In terms of logic (arXiv:2004.06030), a product is "and", a mixture "or", and a product with a
+negative weight "and not". The results are not normalized, and a product with a negative weight
 may have no finite log Z.
 """
 
@@ -23,18 +23,25 @@ from ebm_jax.types import EnergyFn, Example, Scalar
 def product(
     energy_fns: Sequence[EnergyFn], weights: Sequence[float | Scalar] | None = None
 ) -> EnergyFn:
-    """The energy sum_k w_k E_k of the product of p_k^w_k: low where all are low.
+    """Product of experts: the energy sum_k w_k E_k of prod_k p_k^w_k, low where all E_k are low.
 
-    Of Gaussians N(m_k, 1 / a_k) it is a Gaussian with precision a = sum w_k a_k and mean
+    For Gaussians N(m_k, 1 / a_k) it is a Gaussian with precision a = sum w_k a_k and mean
     sum w_k a_k m_k / a. Its score is the same sum of scores.
 
     Args:
         energy_fns: E_k, at least 1.
-        weights: w_k, one for each, 1 by default; a negative one drives away from its E_k,
-            and 0 leaves its E_k out, even where that is infinite.
+        weights: w_k, one for each, 1 by default. A negative weight repels from its E_k; a weight
+            of 0 leaves its E_k out, even where that is infinite.
 
     Raises:
-        ValueError: for no energies, or another number of weights.
+        ValueError: if there are no energies, or not one weight for each.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import composition
+        >>> energy_fn = composition.product([lambda x: jnp.sum(x**2), lambda x: jnp.sum(x)])
+        >>> float(energy_fn(jnp.array([3.0])))
+        12.0
     """
     powers = _one_for_each("product", "weights", energy_fns, weights, default=1.0)
 
@@ -51,20 +58,20 @@ def mixture(
     *,
     log_zs: Sequence[float | Scalar] | None = None,
 ) -> EnergyFn:
-    """The energy -log sum_k w_k exp(-E_k - log Z_k) of a mixture: low where any is low.
+    """Returns the energy -log sum_k w_k exp(-E_k - log Z_k) of a mixture, low where any E_k is low.
 
-    Without `log_zs` the weights are those of the unnormalized densities: component k has
-    the share w_k Z_k / sum_j w_j Z_j of the mass, whatever was meant. With them it has
-    the share w_k / sum_j w_j, and the mixture's own log Z is log sum_j w_j.
+    Without `log_zs`, the weights are those of the unnormalized densities: component k has the
+    share w_k Z_k / sum_j w_j Z_j of the mass. With `log_zs` it has the share w_k / sum_j w_j, and
+    log Z of the mixture is log sum_j w_j.
 
     Args:
         energy_fns: E_k, at least 1.
-        weights: w_k > 0, one for each, 1 by default; not scaled to sum to 1.
+        weights: w_k > 0, one for each, 1 by default; they are not normalized.
         log_zs: log Z_k = log int exp(-E_k), one for each.
 
     Raises:
-        ValueError: for no energies, another number of weights or of log Z, or a weight
-            that is not positive.
+        ValueError: if there are no energies, not one weight or log Z for each, or a weight that is
+            not positive.
     """
     shares = _one_for_each("mixture", "weights", energy_fns, weights, default=1.0)
     shifts = _one_for_each("mixture", "log_zs", energy_fns, log_zs, default=0.0)
@@ -79,12 +86,16 @@ def mixture(
 
 
 def tempered(energy_fn: EnergyFn, *, temperature: float | Scalar) -> EnergyFn:
-    """The energy E / T of p^(1/T): flatter above T = 1, sharper below.
+    """Returns the energy E / T of p^(1/T): flatter for T > 1, sharper for T < 1.
 
-    A Gaussian's variance is multiplied by T.
+    The variance of a Gaussian is multiplied by T.
+
+    Args:
+        energy_fn: E(x), a scalar for one example.
+        temperature: T, positive.
 
     Raises:
-        ValueError: for a temperature that is not positive.
+        ValueError: if `temperature` is not positive.
     """
     check_positive("tempered", temperature=temperature)
 
@@ -97,10 +108,10 @@ def tempered(energy_fn: EnergyFn, *, temperature: float | Scalar) -> EnergyFn:
 def energy_from_classifier(
     logits_fn: Callable[[Example], Float[Array, " classes"]],
 ) -> EnergyFn:
-    """The energy -log sum_y exp f(x)_y of the inputs that a classifier is sure of (JEM).
+    """Returns JEM's energy of the inputs of a classifier, -log sum_y exp f(x)_y.
 
-    A classifier's loss does not see a shift of all logits, which is this energy: it has a
-    meaning once it is trained as one.
+    The cross-entropy of a classifier does not change if all logits are shifted, but this energy
+    does: it is meaningful only if the classifier is also trained as an energy-based model.
 
     Args:
         logits_fn: f(x), one number for each class, of one example.
@@ -121,16 +132,26 @@ def energy_from_classifier(
 def joint_energy_from_classifier(
     logits_fn: Callable[[Example], Float[Array, " classes"]],
 ) -> Callable[[Example, int | Int[Array, ""]], Scalar]:
-    """E(x, y) = -f(x)_y, the energy of an input and its label: that of x for a fixed y.
+    """Returns JEM's joint energy of an input and its label, E(x, y) = -f(x)_y.
 
-    exp(E(x) - E(x, y)) is the classifier's own p(y | x), with E(x) of
-    `energy_from_classifier`. A label that is no class has the energy nan.
+    For a fixed y it is the energy of x given y. exp(E(x) - E(x, y)) is the classifier's own
+    p(y | x), with E(x) from `energy_from_classifier`. For a label that is not a class, the energy
+    is NaN.
 
     Args:
         logits_fn: f(x), one number for each class, of one example.
 
     Returns:
         E(x, y), which raises a ValueError for logits of another shape.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import composition
+        >>> logits_fn = lambda x: jnp.stack([x[0], 0 * x[0]])
+        >>> joint = composition.joint_energy_from_classifier(logits_fn)
+        >>> marginal, x = composition.energy_from_classifier(logits_fn), jnp.log(jnp.array([3.0]))
+        >>> round(float(jnp.exp(marginal(x) - joint(x, 0))), 4)  # softmax([log 3, 0])[0]
+        0.75
     """
 
     def energy(x: Example, label: int | Int[Array, ""]) -> Scalar:

@@ -44,16 +44,6 @@ def log_z_from_gaussian(
 
     Returns:
         Lower and upper bound of log int exp(-E(x)) dx in expectation, with standard errors.
-
-    Examples:
-        >>> import jax, jax.numpy as jnp
-        >>> from ebm_jax import likelihood
-        >>> ends = 2 * jax.random.normal(jax.random.key(0), (200, 1))
-        >>> bracket = likelihood.log_z_from_gaussian(
-        ...     lambda x: jnp.sum(x**2) / 8, jax.random.key(1), ends, jnp.zeros(1), jnp.eye(1),
-        ...     num_levels=50)
-        >>> round(float(bracket.lower.value + bracket.upper.value) / 2, 1)  # log(2 pi 4) / 2
-        1.6
     """
     d = center.shape[0]
 

@@ -70,12 +70,12 @@ def flow_log_density(
         ValueError: unless 0 < sigma_min < sigma_max, or in forward-mode differentiation.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> from ebm_jax import likelihood
         >>> denoise_fn = lambda y, sigma: y / (1 + sigma**2)  # data N(0, I)
-        >>> found = likelihood.flow_log_density(
-        ...     denoise_fn, jnp.zeros(2), sigma_min=0.01, sigma_max=100.0)
-        >>> round(float(found.value), 2)  # -log(2 pi)
+        >>> log_p = jax.jit(lambda x: likelihood.flow_log_density(
+        ...     denoise_fn, x, sigma_min=0.01, sigma_max=100.0).value)
+        >>> round(float(log_p(jnp.zeros(2))), 2)  # -log(2 pi)
         -1.84
     """
     name = "flow_log_density"

@@ -96,7 +96,7 @@ def annealed_log_weight(
         ...     return likelihood.annealed_log_weight(
         ...         lambda e: samplers.mala(e, step_size=0.3), energy_from, energy_to, key,
         ...         jax.random.normal(key, (1,)), jnp.linspace(0, 1, 20))[0]
-        >>> log_w = jax.vmap(weight)(jax.random.split(jax.random.key(0), 5000))
+        >>> log_w = jax.jit(jax.vmap(weight))(jax.random.split(jax.random.key(0), 5000))
         >>> round(float(likelihood.log_mean_weight(log_w).value), 1)  # -log(2) / 2
         -0.3
     """

@@ -108,8 +108,8 @@ def moons(*, scale: float = 0.2) -> Target:
     Examples:
         >>> import jax
         >>> from ebm_jax import targets
-        >>> draw = targets.moons().draw
-        >>> jax.vmap(draw)(jax.random.split(jax.random.key(0), 1000)).shape
+        >>> draw = jax.jit(jax.vmap(targets.moons().draw))
+        >>> draw(jax.random.split(jax.random.key(0), 1000)).shape
         (1000, 2)
     """
     nodes, weights = _gauss_legendre(np.pi, 64)
