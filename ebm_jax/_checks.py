@@ -1,4 +1,4 @@
-"""Checks of static facts at factories and doors: a sentence with the name, the value, the mend."""
+"""Checks of static facts: each raises a ValueError with the name, the value and the fix."""
 
 import operator
 from collections.abc import Callable
@@ -12,13 +12,12 @@ from jaxtyping import Array, Float
 from ebm_jax._precision import wide_dtype
 from ebm_jax.types import DenoiseFn, EnergyFn, Example, ScoreFn
 
-# A number is a Python number or a numpy or JAX scalar. The value of a traced one is not known
-# until the program runs, so that only its shape is checked.
+# A Python number, or a numpy or JAX scalar. If it is traced, only its shape can be checked.
 Number = Any
 
 
 def holds(condition: Callable[..., Any], *numbers: Number) -> bool:
-    """Returns whether a condition holds for known numbers; True if one is traced.
+    """Returns True if a condition holds for concrete numbers, or if a number is traced.
 
     Args:
         condition: a function of float64 numpy arrays, one for each number, that returns a
@@ -31,7 +30,7 @@ def holds(condition: Callable[..., Any], *numbers: Number) -> bool:
 
 
 def check_positive(name: str, **numbers: Number) -> None:
-    """Raise the ValueError of a number that is no scalar, or is known and not in (0, inf)."""
+    """Raises a ValueError for a number that is not a scalar, or is concrete and not in (0, inf)."""
     for argument, value in numbers.items():
         check_scalar(name, **{argument: value})
         if not holds(_positive, value):
@@ -39,7 +38,7 @@ def check_positive(name: str, **numbers: Number) -> None:
 
 
 def check_not_negative(name: str, **numbers: Number) -> None:
-    """Raise the ValueError of a number that is no scalar, or is known and not in [0, inf)."""
+    """Raises a ValueError for a number that is not a scalar, or is concrete and not in [0, inf)."""
     for argument, value in numbers.items():
         check_scalar(name, **{argument: value})
         if not holds(lambda known: (known >= 0) & np.isfinite(known), value):
@@ -47,20 +46,20 @@ def check_not_negative(name: str, **numbers: Number) -> None:
 
 
 def check_all_positive(name: str, **arrays: Number) -> None:
-    """Raise the ValueError of an array that is known and has an entry not in (0, inf)."""
+    """Raises a ValueError for an array that is concrete and has an entry not in (0, inf)."""
     for argument, value in arrays.items():
         if not holds(_positive, value):
             raise ValueError(f"`{name}` got {argument}={value}: give positive numbers.")
 
 
 def check_scalar(name: str, **numbers: Number) -> None:
-    """Raise the ValueError of a number that has a shape other than ()."""
+    """Raises a ValueError for a number whose shape is not ()."""
     for argument, value in numbers.items():
         check_shape(name, argument, value, ())
 
 
 def check_count(name: str, *, least: int = 1, **counts: Number) -> None:
-    """Raise the ValueError of a count that is not a whole number, or is below `least`."""
+    """Raises a ValueError for a count that is not a whole number, or is below `least`."""
     for argument, value in counts.items():
         try:
             good = isinstance(value, jax.core.Tracer) or operator.index(value) >= least
@@ -73,7 +72,7 @@ def check_count(name: str, *, least: int = 1, **counts: Number) -> None:
 
 
 def check_range(name: str, low: Number, high: Number) -> None:
-    """Raise the ValueError of a range that is known and not 0 < low < high < infinity."""
+    """Raises a ValueError for a range that is concrete and not 0 < low < high < infinity."""
     if not holds(lambda low, high: (low > 0) & (low < high) & np.isfinite(high), low, high):
         raise ValueError(f"`{name}` got the range {low} to {high}: give 0 < minimum < maximum.")
 
@@ -91,14 +90,14 @@ def check_ladder(
     positive: bool = False,
     least: int = 2,
 ) -> None:
-    """Raises the ValueError of a ladder of levels or times that is too short or out of order.
+    """Raises a ValueError for levels or times that are too few or out of order.
 
     Args:
         name: the function's name, for the message.
         argument: the argument's name.
-        values: the ladder. If it is traced only its shape is checked.
+        values: the ladder. If it is traced, only its shape is checked.
         rising: True for an increasing ladder, False for a decreasing one.
-        positive: True if the numbers must be positive: levels, not times.
+        positive: True if the numbers must be positive, as levels must and times need not.
         least: the smallest number of values.
     """
     wanted = "strictly " + ("increasing" if rising else "decreasing")
@@ -118,7 +117,7 @@ def check_ladder(
 
 
 def check_result(name: str, call: str, out: Any, expected: tuple[int, ...]) -> None:
-    """Raise the ValueError of a result of `call` that is no array of floats of this shape."""
+    """Raises a ValueError if the result of `call` is not a float array of the expected shape."""
     check_shape(name, call, out, expected)
     if not jnp.issubdtype(jnp.result_type(out), jnp.floating):
         raise ValueError(
@@ -128,7 +127,7 @@ def check_result(name: str, call: str, out: Any, expected: tuple[int, ...]) -> N
 
 
 def check_shape(name: str, argument: str, value: Any, expected: tuple[int, ...]) -> None:
-    """Raise the ValueError of an array that has another shape, or of what is no array."""
+    """Raises a ValueError if a value is not an array or number of the expected shape."""
     shape = getattr(value, "shape", () if isinstance(value, float | int) else None)
     if shape != expected:
         raise ValueError(
@@ -138,7 +137,7 @@ def check_shape(name: str, argument: str, value: Any, expected: tuple[int, ...])
 
 
 def check_energy(name: str, energy_fn: EnergyFn, x: Example) -> None:
-    """Raise the ValueError of an energy that is no float scalar of one example."""
+    """Raises a ValueError if an energy is not a float scalar of one example."""
     out = jax.eval_shape(energy_fn, x)
     shape = getattr(out, "shape", None)
     if shape != ():
@@ -154,7 +153,7 @@ def check_energy(name: str, energy_fn: EnergyFn, x: Example) -> None:
 
 
 def check_score(name: str, score_fn: ScoreFn, x: Example) -> None:
-    """Raise the ValueError of a score that is not of the shape of its example."""
+    """Raises a ValueError if a score does not have the shape of its example."""
     shape = getattr(jax.eval_shape(score_fn, x), "shape", None)
     if shape != x.shape:
         raise ValueError(
@@ -164,7 +163,7 @@ def check_score(name: str, score_fn: ScoreFn, x: Example) -> None:
 
 
 def check_denoiser(name: str, denoise_fn: DenoiseFn, x: Example) -> None:
-    """Raise the ValueError of a denoiser whose result is not of the shape of its example."""
+    """Raises a ValueError if the result of a denoiser does not have the shape of its example."""
     level = jax.ShapeDtypeStruct((), wide_dtype(x.dtype))
     shape = getattr(jax.eval_shape(denoise_fn, x, level), "shape", None)
     if shape != x.shape:

@@ -1,8 +1,8 @@
-"""The precision of computations: float32 at least, whatever the data are stored in.
+"""Precision of computations: at least float32, whatever dtype the data are stored in.
 
-An example keeps its dtype where a function of the caller's sees it. Noise levels, times,
-noise, squares and sums are float32, or float64 where the example is: bfloat16 has 8 bits,
-too few for a level or for a sum, and integers wrap around.
+An example keeps its dtype when it is passed to a user's function. Noise levels, times, noise,
+squares and sums are float32, or float64 if the example is. bfloat16 has 8 significant bits, too
+few for a level or a sum, and integers overflow.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ebm_jax.types import Example, PRNGKey
 
-# Rows of examples, of NumPy or JAX and of any type of number, such as `data` hands out.
+# Rows of examples in NumPy or JAX, of any dtype, as `data` returns them.
 Samples = Shaped[np.ndarray, "_ ..."] | Shaped[Array, "_ ..."]
 
 
@@ -24,13 +24,13 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def widened(x: ArrayLike) -> Array:
-    """Returns the array as float32, or as float64 where it is float64."""
+    """Returns the array as float32, or unchanged if it is float64."""
     x = jnp.asarray(x)
     return x.astype(wide_dtype(x.dtype))
 
 
 def check_numbers(name: str, **arrays: Shaped[np.ndarray, "..."] | Shaped[Array, "..."]) -> None:
-    """Raise the ValueError of an array that is not of booleans, integers or floats."""
+    """Raises a ValueError for an array that is not of booleans, integers or floats."""
     for argument, array in arrays.items():
         kinds = jnp.bool_, jnp.integer, jnp.floating
         if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
@@ -41,10 +41,10 @@ def check_numbers(name: str, **arrays: Shaped[np.ndarray, "..."] | Shaped[Array,
 
 
 def narrowed(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
-    """Returns sets of rows in float32 or wider, moved together where digits would be lost.
+    """Returns sets of rows in float32 or wider, shifted together where the cast would lose digits.
 
-    Where NumPy arrays in float64 become float32, all sets move by one vector, `_middle` of the
-    first, before they do. So this is for what depends on differences between rows alone.
+    If NumPy arrays in float64 are cast to float32, all sets are first shifted by one vector,
+    `_middle` of the first set. Use this only where the result depends on differences between rows.
     """
     if all(isinstance(rows, np.ndarray) for rows in sets):
         known = [rows.astype(np.promote_types(rows.dtype, np.float32), copy=False) for rows in sets]
@@ -60,9 +60,10 @@ def narrowed(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
 
 
 def centered(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
-    """Returns sets of rows in float32 or wider, less one vector from amid the first set.
+    """Returns sets of rows in float32 or wider, minus one vector from the middle of the first set.
 
-    Distances stay as they are, and |a|^2 + |b|^2 - 2 a . b cancels no digits of data far from 0.
+    Distances do not change, and |a|^2 + |b|^2 - 2 a . b loses no digits to cancellation for data
+    far from 0.
     """
     moved = narrowed(*sets)
     middle = _middle(jnp, moved[0])
@@ -70,9 +71,9 @@ def centered(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
 
 
 def _middle(xp: Any, rows: Any) -> Any:
-    """The median of some hundred rows, of shape (1, ...); 0 where it is not finite.
+    """Returns the median of at most some hundred rows, of shape (1, ...), or 0 where not finite.
 
-    No outlier moves it, so that what is left of the other rows keeps its digits.
+    The median ignores outliers, so that the other rows keep their digits after subtraction.
     """
     some = rows[:: max(1, len(rows) // 128)]
     middle = xp.median(some, 0, keepdims=True)
@@ -80,19 +81,19 @@ def _middle(xp: Any, rows: Any) -> Any:
 
 
 def level_for(x: Example, level: float | Array) -> Array:
-    """Returns a noise level, time or other number in the precision to compute with `x` in."""
+    """Returns a noise level, time or other number in the dtype in which to compute with `x`."""
     return jnp.asarray(level, wide_dtype(x.dtype))
 
 
 def normal_for(key: PRNGKey, x: Example) -> Example:
-    """Returns a draw of N(0, I) of the shape of `x`, in the precision to compute with it in.
+    """Draws N(0, I) of the shape of `x`, in the dtype in which to compute with it.
 
-    A draw in bfloat16 itself comes from 2^7 uniform numbers, and has no tails.
+    A draw in bfloat16 itself would come from 2^7 uniform numbers, and have no tails.
     """
     return jax.random.normal(key, x.shape, wide_dtype(x.dtype))
 
 
 def safe_sqrt(x: Array) -> Array:
-    """Returns sqrt(max(x, 0)), with the gradient 0 instead of infinity or NaN where x <= 0."""
+    """Returns sqrt(max(x, 0)), with gradient 0 instead of infinity or NaN where x <= 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0).astype(x.dtype)

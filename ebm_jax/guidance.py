@@ -1,8 +1,8 @@
-"""Guidance and inverse problems: a denoiser made into that of a conditional law.
+"""Guidance and inverse problems: turns a denoiser into that of a conditional distribution.
 
-By Tweedie's formula D = x + sigma^2 s, a gradient of log p(y | x_sigma) added to the score is
-sigma^2 times it added to the denoiser. Each function here takes a denoiser and returns one,
-so that every sampler, and the likelihood too, works with the result.
+By Tweedie's formula D = x + sigma^2 s, adding a gradient of log p(y | x_sigma) to the score is
+adding sigma^2 times that gradient to the denoiser. The functions here take a denoiser and
+return one, so that every sampler and the likelihood work with the result.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ __all__ = [
 
 
 def clamped(denoise_fn: DenoiseFn, low: float = -1.0, high: float = 1.0) -> DenoiseFn:
-    """D clipped to [low, high], as DDPM does at every step ("clip x_0", arXiv:2006.11239).
+    """Returns the denoiser clipped to [low, high], as DDPM does at every step (arXiv:2006.11239).
 
-    The law that samplers draw from is then no longer exactly the model's.
+    The distribution that samplers then draw from is no longer exactly the model's.
 
     Raises:
-        ValueError: if not low < high.
+        ValueError: unless low < high.
     """
     if not low < high:
         raise ValueError(f"`clamped` got the box {low} to {high}: give low < high.")
@@ -41,9 +41,9 @@ def clamped(denoise_fn: DenoiseFn, low: float = -1.0, high: float = 1.0) -> Deno
 
 
 def clipped(score_fn: ScoreFn, bound: float) -> ScoreFn:
-    """The score with every entry clipped to [-bound, bound]: a field, no longer a score.
+    """Returns the score with every entry clipped to [-bound, bound], no longer a gradient.
 
-    Image recipes bound the steps of their short chains with it (arXiv:1903.08689).
+    Recipes for images use it to bound the steps of short chains (arXiv:1903.08689).
 
     Raises:
         ValueError: if `bound` is not positive.
@@ -62,12 +62,14 @@ def classifier_guided(
     *,
     scale: float | Scalar = 1.0,
 ) -> DenoiseFn:
-    """D + scale sigma^2 grad log p(y | x, sigma): the law p(x) p(y | x)^scale at small sigma.
+    """Classifier guidance: D + scale sigma^2 grad log p(y | x, sigma).
+
+    At small sigma the distribution is p(x) p(y | x)^scale.
 
     Args:
         denoise_fn: D(x, sigma) of p(x).
-        log_prob_fn: log p(y | x_sigma = x) of the class or condition wanted, from a
-            classifier of noisy examples.
+        log_prob_fn: log p(y | x_sigma = x) of the desired class or condition, from a classifier of
+            noisy examples.
         scale: 1 is Bayes' rule; above 1 the condition is exaggerated.
 
     References:
@@ -87,21 +89,22 @@ def classifier_free_guided(
     scale: float | Scalar,
     interval: tuple[float, float] = (0.0, float("inf")),
 ) -> DenoiseFn:
-    """D_u + scale (D_c - D_u): 0 is unconditional, 1 conditional, above 1 exaggerated.
+    """Classifier-free guidance (CFG): D_u + scale (D_c - D_u).
 
-    The paper's weight w is scale - 1 [1]. Guidance at middle noise levels alone keeps more
-    of the diversity [2]: outside of `interval` the result is D_c, and D_u is not evaluated.
-    Autoguidance [3] is the same with a weaker model of the same law in the place of D_u: a
-    smaller network, or one trained for a shorter time.
+    Scale 0 is unconditional, 1 is conditional, and above 1 the condition is exaggerated. The
+    paper's weight w is scale - 1 [1]. Guidance at middle noise levels only preserves more of the
+    diversity [2]: outside of `interval` the result is D_c, and D_u is not evaluated. Autoguidance
+    [3] uses a weaker model of the same distribution as D_u: a smaller network, or one trained for a
+    shorter time.
 
     Args:
         conditional_fn: D_c(x, sigma), of p(x | y).
         unconditional_fn: D_u(x, sigma), of p(x), or of a weaker model.
         scale: the guidance scale.
-        interval: the lowest and the highest noise level at which the guidance acts.
+        interval: the lowest and the highest noise level at which guidance is applied.
 
     Raises:
-        ValueError: if `interval` is not 0 <= low < high.
+        ValueError: unless 0 <= low < high for `interval`.
 
     References:
         [1] Ho & Salimans, arXiv:2207.12598.
@@ -129,18 +132,25 @@ def classifier_free_guided(
 def replaced(
     denoise_fn: DenoiseFn, project: Callable[[Example], Example], known: Example
 ) -> DenoiseFn:
-    """D with what is known of x_0 in the place of its guess: D + P (known - D).
+    """Replacement method for inpainting and colorization: D + P (known - D).
 
-    P is an orthogonal projection. Under every solver P x then follows `known` plus noise of
-    the level, as in the replacement method (arXiv:2011.13456, appendix I), which knows only
-    that much of `known` at a high level: unlike `posterior` it is not exact even for
-    Gaussian data, but it costs nothing.
+    What is known of x_0 replaces its estimate; P is an orthogonal projection. Under every solver
+    P x then follows `known` plus noise of the current level, as in arXiv:2011.13456, appendix I. At
+    a high level the sample therefore sees little of `known`: unlike `posterior`, it is not exact
+    even for Gaussian data, but it adds no cost.
 
     Args:
         denoise_fn: D(x, sigma).
-        project: P(x), such as `lambda x: mask * x` for inpainting or `gray` for
-            colorization.
-        known: x_0 wherever P keeps it; the rest is not looked at.
+        project: P(x), such as `lambda x: mask * x` for inpainting or `gray` for colorization.
+        known: x_0 wherever P keeps it; other entries are ignored.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ebm_jax import guidance
+        >>> mask = jnp.array([1.0, 0.0])
+        >>> denoise_fn = guidance.replaced(lambda y, s: 0 * y, lambda x: mask * x, 5 * jnp.ones(2))
+        >>> denoise_fn(jnp.ones(2), jnp.float32(1.0)).tolist()
+        [5.0, 0.0]
     """
 
     def denoise(x: Example, sigma: Scalar) -> Example:
@@ -151,7 +161,7 @@ def replaced(
 
 
 def gray(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    """The mean over channels, at every channel: the projection of colorization."""
+    """Returns the mean over channels at every channel: the projection of colorization."""
     return jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
 
 
@@ -163,23 +173,23 @@ def posterior(
     noise_std: float | Scalar,
     num_iterations: int = 10,
 ) -> DenoiseFn:
-    """The denoiser of p(x_0 | y) for a linear measurement y = A x_0 + noise_std n.
+    """Returns the denoiser of p(x_0 | y) for a linear measurement y = A x_0 + noise_std n.
 
         D + sigma^2 J^T A^T (noise_std^2 I + sigma^2 A J A^T)^(-1) (y - A D),   J = dD/dx
 
-    sigma^2 J is the covariance of x_0 given x_sigma, and p(x_0 | x_sigma) is taken for the
-    Gaussian of that covariance: exact for Gaussian data, at every level. The system is
-    solved by conjugate gradients, one product with J and one with its transpose each.
+    sigma^2 J is the covariance of x_0 given x_sigma. p(x_0 | x_sigma) is approximated by the
+    Gaussian with that covariance, which is exact for Gaussian data at every level. The system is
+    solved by conjugate gradients; each iteration takes one product with the transpose of J.
 
     Args:
         denoise_fn: D(x, sigma), of a model whose J is symmetric or nearly so.
         measure: A(x), linear.
         measured: y, of the shape of A(x).
-        noise_std: standard deviation of the measurement's noise, positive.
-        num_iterations: of conjugate gradients, at most; as many as y has entries are exact.
+        noise_std: standard deviation of the measurement noise, positive.
+        num_iterations: maximum number of iterations; exact if as large as the size of y.
 
     Raises:
-        ValueError: if `noise_std` or `num_iterations` is known and not positive.
+        ValueError: if `noise_std` or `num_iterations` is concrete and not positive.
 
     References:
         Boys et al., arXiv:2310.06721; Rozet et al., arXiv:2405.13712, for the iterations.
@@ -210,20 +220,20 @@ def diffusion_posterior(
     *,
     scale: float | Scalar,
 ) -> DenoiseFn:
-    """Diffusion posterior sampling (DPS): D - scale sigma^2 grad |y - A(D(x))| .
+    """Diffusion posterior sampling (DPS): D - scale sigma^2 grad |y - A(D(x))|.
 
-    The published step subtracts scale * grad |y - A(D)| from each of a thousand x_t; here
-    it is a term of the score, the same for any number of steps. It takes p(x_0 | x_sigma)
-    for a point, so the posterior is not exact even for Gaussian data; A may be nonlinear.
+    The published step subtracts scale * grad |y - A(D)| from each of a thousand x_t. Here it is a
+    term of the score, the same for any number of steps. It approximates p(x_0 | x_sigma) by a
+    point, so the posterior is not exact even for Gaussian data. A may be nonlinear.
 
     Args:
         denoise_fn: D(x, sigma).
         measure: A(x).
         measured: y, of the shape of A(x).
-        scale: weight of the norm's gradient, positive.
+        scale: weight of the gradient of the norm, positive.
 
     Raises:
-        ValueError: if `scale` is known and not positive.
+        ValueError: if `scale` is concrete and not positive.
 
     References:
         Chung et al., arXiv:2209.14687, algorithm 1.

@@ -1,4 +1,4 @@
-"""The vocabulary: every function of this library speaks of one example.
+"""Type aliases. Every function type takes one example; a batch is `jax.vmap`.
 
 Conventions, the same everywhere:
 
@@ -8,7 +8,7 @@ Conventions, the same everywhere:
     s(x, sigma) = grad log (p * N(0, sigma^2 I))(x)
     D(x, sigma) = E[x_0 | x_sigma = x] = x + sigma^2 s(x, sigma)
 
-`sigma` and `t` are scalars; a batch is `jax.vmap`. Images are HWC in [-1, 1].
+`sigma` and `t` are scalars. Images are HWC in [-1, 1].
 """
 
 from collections.abc import Callable
@@ -17,30 +17,30 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Key
 
 Scalar = Float[Array, ""]
-"""One number."""
+"""A scalar array."""
 Example = Float[Array, "*d"]
-"""One example of any shape: a point, an image (HWC), a series."""
+"""One example of any shape: a point, an image (HWC), a time series."""
 PRNGKey = Key[Array, ""]
-"""One key, as `jax.random.key` makes it."""
+"""One typed PRNG key, as made by `jax.random.key`."""
 
 EnergyFn = Callable[[Example], Scalar]
-"""E(x)."""
+"""An energy E(x)."""
 NoisyEnergyFn = Callable[[Example, Scalar], Scalar]
-"""E(x, sigma)."""
+"""An energy E(x, sigma) of noisy examples."""
 ScoreFn = Callable[[Example], Example]
-"""s(x)."""
+"""A score s(x)."""
 NoisyScoreFn = Callable[[Example, Scalar], Example]
-"""s(x, sigma)."""
+"""A score s(x, sigma) of noisy examples."""
 DenoiseFn = Callable[[Example, Scalar], Example]
-"""D(x, sigma)."""
+"""A denoiser D(x, sigma)."""
 
 
 class Estimate(NamedTuple):
     """A number estimated from random draws, with its standard error.
 
     Attributes:
-        value: the estimate, in the units that the function names.
-        standard_error: of `value`: one standard deviation of what other draws would give.
+        value: the estimate, in the units that the function states.
+        standard_error: the standard deviation of `value` over repeated draws, estimated.
     """
 
     value: float | Scalar
