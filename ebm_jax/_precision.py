@@ -71,7 +71,7 @@ def centered(*sets: Samples) -> tuple[Float[Array, "_ ..."], ...]:
 
 
 def _middle(xp: Any, rows: Any) -> Any:
-    """Returns the median of at most some hundred rows, of shape (1, ...), or 0 where not finite.
+    """Returns the median of up to 255 rows, of shape (1, ...), or 0 where it is not finite.
 
     The median ignores outliers, so that the other rows keep their digits after subtraction.
     """

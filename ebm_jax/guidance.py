@@ -134,7 +134,7 @@ def replaced(
 ) -> DenoiseFn:
     """Replacement method for inpainting and colorization: D + P (known - D).
 
-    What is known of x_0 replaces its estimate; P is an orthogonal projection. Under every solver
+    The known part of x_0 replaces its estimate; P is an orthogonal projection. Under every solver
     P x then follows `known` plus noise of the current level, as in arXiv:2011.13456, appendix I. At
     a high level the sample therefore sees little of `known`: unlike `posterior`, it is not exact
     even for Gaussian data, but it adds no cost.
@@ -199,7 +199,7 @@ def posterior(
 
     def denoise(x: Example, sigma: Scalar) -> Example:
         denoised, pull = jax.vjp(lambda x: denoise_fn(x, sigma), x)
-        _, transpose = jax.vjp(measure, x)  # linear: anywhere
+        _, transpose = jax.vjp(measure, x)  # A is linear: any point will do
 
         def spread(residual: Array) -> Example:
             return sigma**2 * pull(transpose(residual)[0])[0]

@@ -15,8 +15,8 @@ from ebm_jax.likelihood.importance import Bracket, annealed_log_weight, log_z_br
 from ebm_jax.samplers import Kernel, mala, warm_up
 from ebm_jax.types import EnergyFn, Example, PRNGKey, Scalar
 
-ACCEPTANCE = 0.574  # the best of `mala`
-WARM_UP = 300  # steps
+ACCEPTANCE = 0.574  # the optimal acceptance rate of `mala`
+WARM_UP = 300  # steps of warm-up
 
 
 def log_z_from_gaussian(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ebm_jax.types import EnergyFn, Example, Scalar
 
-MAX_CELLS = 10**8  # some gigabytes: points, energies and a few arrays of their size
+MAX_CELLS = 10**8  # a few gigabytes: points, energies and some arrays of their size
 
 
 def line_grid(half_width: float, num_points: int) -> Float[Array, "cells 1"]:

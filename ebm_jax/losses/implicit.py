@@ -66,7 +66,7 @@ def vera(
     """
     parts = _checked("vera", generator_fn, x, z, sigma, proposal_scale)
     score = _importance_score("vera", key, parts, num_proposals)
-    step = parts.x - jax.lax.stop_gradient(parts.x)  # zero, with the derivative of x
+    step = parts.x - jax.lax.stop_gradient(parts.x)  # zero in value, with the derivative of x
     energy = energy_of_sampler("vera", energy_fn, x=x)
     return energy + jnp.sum(jax.lax.stop_gradient(score) * step)
 

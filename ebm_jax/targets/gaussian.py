@@ -45,7 +45,7 @@ def log_density(law: Target) -> Callable[[Example], Scalar]:
     """
     energy, log_z = law.energy, law.log_z
     if energy is None or log_z is None:
-        raise ValueError("`log_density` got a law without energy or log Z: it has no density.")
+        raise ValueError("`log_density` got a target without energy or log Z: it has no density.")
     return lambda x: -energy(x) - log_z
 
 

@@ -195,7 +195,7 @@ def dpm_solver_pp_2m(process: Process) -> Solver:
         log_step = jnp.log(level) - jnp.log(next_level)
         y = state.x / process.alpha(t)
         denoised = denoise_fn(y, level)
-        is_first = state.log_step == 0  # and after a step of length 0
+        is_first = state.log_step == 0  # or after a step of length 0
         inverse_ratio = jnp.where(is_first, 0, log_step / jnp.where(is_first, 1, state.log_step))
         ahead = denoised + inverse_ratio / 2 * (denoised - state.denoised)
         y = ahead + next_level / level * (y - ahead)

@@ -186,7 +186,7 @@ def check_start(name: str, what: str, value: Scalar | Example) -> None:
     """
     if not isinstance(value, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(value))):
         raise ValueError(
-            f"`{name}` starts where the {what} is {value}: start the chain in the law's support, "
+            f"`{name}` starts where the {what} is {value}: start the chain in the support, "
             "at a point where the energy and its gradient are finite."
         )
 
