@@ -69,12 +69,12 @@ def lines(
     values = [{x: a, y: b, "line": name} for name, a, b in pairs]
     found = [b for _, _, b in pairs]
     log_y = not step and min(found) > 0 and max(found) > 20 * min(found)
+    across = {"type": "log"} if log_x else {"zero": False, "nice": False}
+    up = {"type": "log"} if log_y else {"type": "linear", "zero": step}
     encoding: dict[str, Any] = {
-        "x": {"field": _escaped(x), "type": "quantitative", "title": x,
-              "scale": {"type": "log" if log_x else "linear", "zero": False, "nice": False}},
-        "y": {"field": _escaped(y), "type": "quantitative", "title": y,
-              "scale": {"type": "log" if log_y else "linear", "zero": step}},
-    }  # fmt: skip
+        "x": {"field": _escaped(x), "type": "quantitative", "title": x, "scale": across},
+        "y": {"field": _escaped(y), "type": "quantitative", "title": y, "scale": up},
+    }
     if len(series) > 1:
         scale = {"domain": [*series], "range": COLORS}
         encoding["color"] = {"field": "line", "type": "nominal", "scale": scale, "legend": LEGEND}
