@@ -73,11 +73,11 @@ def follow_flow(
             changes the shape, or forward-mode differentiation (jax.jvp); reverse mode works.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> from ebm_jax import samplers
         >>> denoise_fn = lambda y, sigma: y / (1 + sigma**2)  # data N(0, I)
-        >>> end = samplers.follow_flow(denoise_fn, jnp.ones(2), 0.01, 10.0)
-        >>> [round(float(x), 2) for x in end.x]  # the flow scales by sqrt(101 / 1.0001)
+        >>> encode = jax.jit(lambda x: samplers.follow_flow(denoise_fn, x, 0.01, 10.0).x)
+        >>> [round(float(x), 2) for x in encode(jnp.ones(2))]  # scaled by sqrt(101 / 1.0001)
         [10.05, 10.05]
     """
     check_positive("follow_flow", sigma_from=sigma_from, sigma_to=sigma_to, rtol=rtol, atol=atol)

@@ -96,8 +96,7 @@ def moments(
         >>> import jax, jax.numpy as jnp
         >>> from ebm_jax import samplers
         >>> kernel = samplers.mala(lambda x: jnp.sum((x - 3) ** 2) / 2, step_size=1.0)
-        >>> state, found = samplers.moments(
-        ...     kernel, jax.random.key(0), kernel.init(jnp.zeros(1)), 20_000, burn_in=100)
+        >>> _, found = samplers.moments(kernel, jax.random.key(0), kernel.init(jnp.ones(1)), 20_000)
         >>> round(float(found.mean[0]), 1), round(float(found.variance[0]), 1)
         (3.0, 1.0)
     """

@@ -94,8 +94,11 @@ def draw_starts(
         >>> from ebm_jax import samplers
         >>> buffer = samplers.replay_buffer(jnp.zeros((100, 2)))
         >>> draw = lambda key: jax.random.normal(key, (2,))
-        >>> starts = samplers.draw_starts(draw, jax.random.key(0), buffer, 10, restart_share=0.0)
-        >>> buffer = samplers.write_back(buffer, starts, starts.x + 1)
+        >>> @jax.jit
+        ... def visit(key, buffer):
+        ...     starts = samplers.draw_starts(draw, key, buffer, 10, restart_share=0.0)
+        ...     return samplers.write_back(buffer, starts, starts.x + 1)
+        >>> buffer = visit(jax.random.key(0), buffer)
         >>> int(buffer.age.sum()), float(buffer.x.sum())
         (10, 20.0)
     """

@@ -71,18 +71,6 @@ def parallel_tempering(
 
     References:
         Geyer 1991; Syed et al., arXiv:1905.02939.
-
-    Examples:
-        >>> import jax, jax.numpy as jnp
-        >>> from ebm_jax import samplers
-        >>> energy_fn = lambda x: 8 * jnp.sum((x**2 - 1) ** 2)  # modes at -1 and 1
-        >>> kernel = samplers.parallel_tempering(
-        ...     lambda T: samplers.mala(energy_fn, step_size=0.02 * T, temperature=T),
-        ...     jnp.geomspace(1.0, 20.0, 5))
-        >>> state, xs = samplers.run(kernel, jax.random.key(0), kernel.init(jnp.ones(1)), 20_000,
-        ...                          collect=lambda state, info: state.x)
-        >>> round(float((xs > 0).mean()), 1)  # half of the time in each mode
-        0.5
     """
     count = temperatures.shape[0]
     _check_ladder(temperatures)
