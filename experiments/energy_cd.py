@@ -301,7 +301,7 @@ def report(
 
 def health_curves(run: Run) -> str:
     """Returns charts of how the chains fare as training goes on, from metrics.csv."""
-    from ebm_jax.runs import charts, page
+    from ebm_jax.runs import charts
 
     names = {
         "energy_gap": "energy gap, samples - data",
@@ -311,13 +311,8 @@ def health_curves(run: Run) -> str:
         "age": "age of a chain, visits",
         "grad_norm": "gradient norm of the parameters",
     }
-    parts = [
-        charts.lines({title: charts.column(run.rows(), name)}, x="step", y=title,
-                     alt=f"A line of the {title} against the training step.")
-        for name, title in names.items()
-    ]  # fmt: skip
     caption = "<p>The loss itself is no sign of convergence; these are.</p>"
-    return caption + page.beside(*parts)
+    return caption + charts.metric_curves(run, names)
 
 
 if __name__ == "__main__":

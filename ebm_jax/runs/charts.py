@@ -63,7 +63,7 @@ def lines(
         points: True to mark the points.
         step: True for the outline of a histogram.
     """
-    pairs = [(name, a, b) for name, points in series.items() for a, b in _thinned(*points)]
+    pairs = [(name, a, b) for name, xy in series.items() for a, b in _thinned(*xy)]
     if not pairs:
         return "<p>There is nothing to show yet.</p>"
     values = [{x: a, y: b, "line": name} for name, a, b in pairs]
@@ -126,14 +126,24 @@ def script() -> str:
 
 
 def curves(run: Run) -> str:
-    """Loss, gradient norm and speed against the step, from metrics.csv."""
-    rows, parts = run.rows(), []
-    for name in ("loss", "grad_norm", "steps_per_second"):
-        title = name.replace("_", " ")
-        parts.append(
-            lines({title: column(rows, name)}, x="step", y=title,
-                  alt=f"A line of the {title} against the training step.")
-        )  # fmt: skip
+    """Returns charts of loss, gradient norm and speed against the step, from metrics.csv."""
+    names = ("loss", "grad_norm", "steps_per_second")
+    return metric_curves(run, {name: name.replace("_", " ") for name in names})
+
+
+def metric_curves(run: Run, titles: Mapping[str, str]) -> str:
+    """Returns charts of columns of metrics.csv against the step, next to each other.
+
+    Args:
+        run: the run.
+        titles: what the columns are called on the page, by their names.
+    """
+    rows = run.rows()
+    parts = [
+        lines({title: column(rows, name)}, x="step", y=title,
+              alt=f"A line of the {title} against the training step.")
+        for name, title in titles.items()
+    ]  # fmt: skip
     return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 

@@ -132,7 +132,7 @@ def through_training(previews: dict[int, np.ndarray]) -> str:
 
 def nearest_images(run: Run, samples: UInt8[ndarray, "k h w c"], images: Pixels) -> str:
     """Returns samples above their nearest training images, by Euclidean distance."""
-    found = images[:][nearest(samples, images)]
+    found = images[nearest(samples, images)]
     pairs = np.concatenate([samples, found])
     return picture(
         run, "nearest", image_grid(pairs, len(samples)),

@@ -34,8 +34,9 @@ FILES = {  # of a run that can be downloaded beside its page
     "results.json": "results",
     "metrics.csv": "metrics by step",
     "config.json": "configuration",
-    "explorer.html": "explorer of the energy",
 }
+SAMPLES = (", samples", ", samples against data")  # end the names of results of samples
+FLOOR = (", real", ", held out", ", data", ", data against data")  # and of real examples
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -135,7 +136,7 @@ def results_table(results: Mapping[str, float]) -> str:
     rows: dict[str, list[str]] = {}
     for name, value in results.items():
         stem, column = name, 0
-        for place, suffixes in enumerate(((", samples", ", samples against data"), FLOOR)):
+        for place, suffixes in enumerate((SAMPLES, FLOOR)):
             for suffix in suffixes:
                 other = [name.removesuffix(suffix) + s for s in (*SAMPLES, *FLOOR) if s != suffix]
                 if name.endswith(suffix) and any(o in results for o in other):
@@ -145,10 +146,6 @@ def results_table(results: Mapping[str, float]) -> str:
     if not any(floor for _, floor in rows.values()):
         return table(results)
     return wide_table(head, [(name, *cells) for name, cells in rows.items()])
-
-
-SAMPLES = (", samples", ", samples against data")
-FLOOR = (", real", ", held out", ", data", ", data against data")
 
 
 def number(value: str | float) -> str:

@@ -1,4 +1,4 @@
-"""What the results of a run mean, in sentences; and what in them should worry the reader."""
+"""Sentences on the results of a run: a verdict, and warnings about what makes it doubtful."""
 
 from collections.abc import Mapping, Sequence
 

@@ -26,7 +26,7 @@ Rows = list[list[str]]
 
 
 class Past(NamedTuple):
-    """What is kept of a run.
+    """The files of a run that are compared.
 
     Attributes:
         name: what it is called here.
